@@ -1,0 +1,74 @@
+# make help lists the targets. PRESET, CORPUS and DATA choose the run.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+PRESET ?= laptop
+CORPUS ?= synthetic
+DATA   ?=
+RUN    := $(CORPUS)-$(PRESET)
+OUT    := build/$(RUN)
+PY     := .venv/bin/python
+WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)"
+
+# the notebooks of each system; a new system adds a line here and a target below
+PAPER  := 1_base_training 2_querying 3_error_curves 4_rankings
+FILES  := $(addprefix figures/$(RUN)/,$(foreach f,fig1_error_curves fig2a_pctc_vs_entropy \
+          fig2b_egl_vs_entropy,$f.png $f.pdf)) \
+          $(addprefix results/$(RUN)/,table1.csv table1.md error_curves.csv scores.csv provenance.json)
+
+.PHONY: help figures all test lint lab bench clean distclean
+help: ## list the targets
+	@echo 'make TARGET [PRESET=laptop|smoke|paper] [CORPUS=synthetic|fsdd] [DATA=folder]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s '|'
+
+figures: $(PAPER:%=$(OUT)/%.ipynb) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
+	@for file in $(FILES); do test -s $$file || { echo "error: $$file is missing:" \
+	    "remove $(OUT) and run 'make figures' again" >&2; exit 1; }; done
+	@echo 'figures/$(RUN) results/$(RUN) $(OUT)/*.ipynb are up to date'
+
+all: figures ## everything
+
+test: .venv/installed ## the tests
+	$(PY) -m pytest
+
+lint: .venv/installed ## style of code and notebooks
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+lab: .venv/installed ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab notebooks
+
+bench: .venv/installed ## speed, as ratios within one run
+	$(PY) benchmarks/bench.py
+
+clean: ## remove everything that was computed but the committed results
+	rm -rf build data/*-*/ .pytest_cache .ruff_cache
+
+distclean: clean ## remove the installation, too
+	rm -rf .venv
+
+# ---- how things are made
+SOURCES := $(wildcard src/alspeech/*.py src/alspeech/*.mplstyle) configs/$(PRESET).yaml
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \
+	  echo "error: $$($(PYTHON) --version) found, 3.11 or 3.12 needed: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.8.24
+	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
+
+# the choice of DATA, rewritten only when it changes
+$(OUT)/data: FORCE
+	@mkdir -p $(OUT); echo '$(DATA)' | cmp -s - $@ || echo '$(DATA)' > $@
+FORCE:
+
+$(OUT)/tables: $(OUT)/data $(SOURCES) | .venv/installed
+	$(PY) -m alspeech run $(WHAT)
+	@touch $@
+
+$(OUT)/%.ipynb: notebooks/%.ipynb $(OUT)/tables
+	$(PY) -m alspeech notebook $< $(WHAT)

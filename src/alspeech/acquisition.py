@@ -1,0 +1,103 @@
+"""Acquisition functions: how much an utterance is worth labelling.
+
+    score(model, batch, **options) -> Tensor [B], higher = query first
+
+for every function, gradient-based ones too. The mathematics is in functions of tensors that a test
+can call with numbers worked by hand; the scores only fetch what these need from the model.
+
+Legend: B batch, T frames, V symbols (0 = blank), K labelings.
+
+To add a function: write it here, enter it in ``ACQUISITIONS``, and give it a line in
+``plots.METHOD_STYLE``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .config import UserError
+from .decoding import n_best
+from .features import Batch
+from .gradients import Tape, expected_gradient_length
+
+# ---------------------------------------------------------------- mathematics
+
+
+def mean_entropy(log_probs: Tensor) -> Tensor:
+    """Mean over frames of the symbol entropy, in nats: [B, T, V] → [B]. Between 0 and log V.
+
+    −1/T Σ_t Σ_v p(v | x, t) log p(v | x, t)   (Huang et al. 2016, § 2.2).
+    """
+    return -(log_probs.exp() * log_probs).sum(dim=-1).mean(dim=-1)
+
+
+def path_ctc(log_p_best: Tensor, frames: int) -> Tensor:
+    """pCTC: the CTC loss of the most likely labeling, per frame: [B] → [B], ≥ 0.
+
+    −log p(y* | x) / T   (Huang et al. 2016, § 2.2).
+    """
+    return -log_p_best / frames
+
+
+def expected_squared_norm(log_p: Tensor, squared_norms: Tensor, renormalise=False) -> Tensor:
+    """Σ_k p_k ‖∇ℓ(x, y_k)‖²: [B, K] and [B, K] → [B]   (Huang et al. 2016, Eq. 4).
+
+    With ``renormalise`` the p_k are made to sum to 1 over the beam. This is EGL written out; the
+    score gets the same number from fewer backward passes (gradients.py).
+    """
+    total = (log_p.exp() * squared_norms).sum(dim=1)
+    return total / log_p.exp().sum(dim=1) if renormalise else total
+
+
+# ---------------------------------------------------------------- scores
+
+
+def random(model, batch: Batch, seed: int = 0) -> Tensor:
+    """Uniform in [0, 1), from the seed and the utterance's id alone."""
+    digests = (hashlib.sha256(f"{seed} {utt_id}".encode()).digest() for utt_id in batch.utt_ids)
+    return torch.tensor([int.from_bytes(d[:6], "big") / 2**48 for d in digests], dtype=torch.double)
+
+
+def entropy(model, batch: Batch) -> Tensor:
+    """Mean entropy of the frame posteriors."""
+    return mean_entropy(model(batch.features).log_softmax(-1))
+
+
+def pctc(model, batch: Batch, beam: int = 100) -> Tensor:
+    """CTC loss of the most likely labeling (the beam search's first), per frame."""
+    log_probs = model(batch.features).log_softmax(-1)
+    best = n_best(log_probs, k=1, beam=beam)
+    return path_ctc(best.log_p[:, 0], log_probs.shape[1])
+
+
+def egl(model, batch: Batch, labelings=100, directions=8, renormalise=False) -> Tensor:
+    """Expected Gradient Length over the ``labelings`` most probable transcripts.
+
+    Squared norms over *all* parameters. ``directions`` backward passes estimate it, 0 is exact;
+    see :func:`alspeech.gradients.expected_gradient_length`. As printed in the paper the p_k are
+    the model's own, so that what the beam misses counts as zero; ``renormalise`` makes them sum to 1.
+    """
+    tape = Tape(model, batch.features)
+    hypotheses = n_best(tape.logits.log_softmax(-1), labelings)
+    score = expected_gradient_length(tape, hypotheses, directions)
+    return score / hypotheses.mass() if renormalise else score
+
+
+ACQUISITIONS = {
+    "random": random,
+    "entropy": entropy,
+    "pctc": pctc,
+    "egl": egl,
+    "egl_renormalised": partial(egl, renormalise=True),
+}
+
+
+def check_strategies(names) -> None:
+    """Raise ``UserError`` for a name that is not in ``ACQUISITIONS``."""
+    for name in names:
+        if name not in ACQUISITIONS:
+            raise UserError(f"unknown strategy '{name}': choose one of {', '.join(ACQUISITIONS)}")

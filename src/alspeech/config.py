@@ -1,0 +1,172 @@
+"""Presets: everything that a run depends on, read from ``configs/<preset>.yaml``.
+
+A run is named by three words (preset, corpus, data) that every notebook takes as papermill
+parameters. Whatever else can be varied stands in the preset's file: to try other values, copy the
+file to ``configs/mine.yaml`` and run with ``PRESET=mine``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(os.environ.get("ALSPEECH_ROOT") or Path(__file__).resolve().parents[2])
+CORPORA = {
+    "synthetic": "spoken by espeak-ng on this machine, needs no DATA",
+    "fsdd": "Free Spoken Digit Dataset: DATA=<folder that holds recordings/>",
+}
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can mend: one line, says what to do."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Sizes (utterances) and distributions of the four splits of a corpus that we build."""
+
+    base: int = 700
+    pool: int = 1600
+    validation: int = 160
+    test: int = 800
+    seed: int = 0
+    # which of synthesis.DISTRIBUTIONS each split is drawn from (synthetic corpus only)
+    base_distribution: str = "mixed"
+    pool_distribution: str = "mixed"
+    validation_distribution: str = "mixed"
+    test_distribution: str = "mixed"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Deep Speech 2 and the features that it reads."""
+
+    # input: "log-mel" (bins = mel bins) or "spectrogram" (bins = FFT bins)
+    features: str = "log-mel"
+    bins: int = 40
+    sample_rate: int = 16000  # Hz
+    window: int = 400  # samples
+    hop: int = 160  # samples
+    round_frames: int = 16  # lengths are rounded up to this many frames, see features.py
+    # two convolutions: (time, frequency)
+    channels: int = 16
+    kernels: tuple = ((5, 5), (5, 5))
+    strides: tuple = ((2, 2), (2, 2))
+    # recurrent layers
+    cell: str = "lstm"  # rnn | gru | lstm
+    layers: int = 3
+    hidden: int = 128  # per direction; the two directions are summed
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Base training and the training that goes on from it after a query."""
+
+    batch: int = 16  # utterances
+    # base model: passes over the base set, peak learning rate
+    base_epochs: int = 24
+    base_rate: float = 2e-3
+    # after a query: passes over base + queried set, peak learning rate
+    epochs: int = 6
+    rate: float = 1e-3
+    # ends early when the validation loss has not improved for this many passes
+    patience: int = 4
+    weight_decay: float = 1e-2
+    clip: float = 5.0  # gradient norm
+    # SpecAugment (Park et al. 2019): masks an utterance, widest mask
+    frequency_masks: int = 2
+    frequency_width: int = 8  # bins
+    time_masks: int = 2
+    time_width: int = 16  # frames
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run: a preset on a corpus."""
+
+    preset: str
+    corpus: str = "synthetic"
+    data: str = ""
+    # the grid
+    strategies: tuple = ("random", "entropy", "pctc", "egl")
+    query_percents: tuple = (10, 20, 30, 40)
+    seeds: int = 3
+    # EGL: labelings from the beam search, directions of the low-rank estimator (0 = exact)
+    labelings: int = 100
+    directions: int = 8
+    build: CorpusConfig = field(default_factory=CorpusConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @property
+    def run(self) -> str:
+        """Name of the run's folders under ``figures/``, ``results/`` and ``build/``."""
+        return f"{self.corpus}-{self.preset}"
+
+
+def as_dict(config) -> dict:
+    """A config as plain JSON types (tuples become lists)."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def presets() -> list[str]:
+    """Names of the presets at hand."""
+    return sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+
+
+def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str = "") -> Settings:
+    """Read ``configs/<preset>.yaml`` for a corpus.
+
+    Raises ``UserError`` for an unknown preset, corpus, strategy or key, and for a query percentage
+    outside (0, 100].
+    """
+    if preset not in presets():
+        raise UserError(f"unknown preset '{preset}': choose one of {', '.join(presets())}")
+    if corpus not in CORPORA:
+        raise UserError(f"unknown corpus '{corpus}': choose one of {', '.join(CORPORA)}")
+    file = ROOT / "configs" / f"{preset}.yaml"
+    values = yaml.safe_load(file.read_text()) or {}
+    sections = {"build": CorpusConfig, "model": ModelConfig, "training": TrainingConfig}
+    parts = {
+        name: _from_dict(kind, values.pop(name, {}), f"{file.name}: {name}")
+        for name, kind in sections.items()
+    }
+    data = str(ROOT / data) if data else ""  # a relative path is taken from the repository
+    names = {"preset": preset, "corpus": corpus, "data": data}
+    settings = _from_dict(Settings, {**values, **parts, **names}, file.name)
+    _check(settings, file.name)
+    return settings
+
+
+def _from_dict(kind, values: dict, where: str):
+    known = {item.name for item in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key '{key}': choose one of {', '.join(sorted(known))}")
+    return kind(**{key: _tuples(value) for key, value in values.items()})
+
+
+def _tuples(value):
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _check(settings: Settings, where: str) -> None:
+    for percent in settings.query_percents:
+        if not 0 < percent <= 100:
+            raise UserError(
+                f"{where}: query percentage {percent} is outside (0, 100]: give a share of the pool"
+            )
+    if settings.seeds < 1:
+        raise UserError(f"{where}: seeds is {settings.seeds}: at least one is needed")

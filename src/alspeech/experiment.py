@@ -1,0 +1,511 @@
+"""The experiment: base models, scores, cells of the grid, and the tables made of them.
+
+    corpus → features → base model (a seed) → scores (a seed, a strategy) → cell (…, a percentage)
+
+Each step is a folder, found by the content of its configuration: a person can read it
+(``config.json``, ``metrics.json``, CSVs), it is written under a temporary name and renamed last,
+and a finished one is never computed twice. A killed run loses only the folders in flight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from . import corpus as corpora
+from . import synthesis
+from .acquisition import ACQUISITIONS, check_strategies
+from .config import ROOT, Settings, UserError, as_dict
+from .features import FeatureStore, extract
+from .metrics import evaluate, summarise
+from .model import DeepSpeech2
+from .querying import query, score
+from .statistics import interval
+from .text import ENGLISH
+from .training import fit
+
+CELLS = ROOT / "build" / "cells"
+BASE, ALL = "base", "all"  # the strategies that query nothing and everything
+
+# ---------------------------------------------------------------- folders found by content
+
+
+def fingerprint(config: dict) -> str:
+    """Ten hex digits that stand for a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def code(*modules: str) -> str:
+    """Ten hex digits that stand for the source of some of this package's modules."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for name in modules:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def stored(parent: Path, name: str, config: dict, compute) -> Path | None:
+    """The folder ``parent/name-<fingerprint>``; ``compute(folder)`` fills it if it is missing.
+
+    With ``compute`` None a missing folder is only told, by returning None. Raises ``UserError`` for a folder whose config.json is not this configuration.
+    """
+    folder = parent / f"{name}-{fingerprint(config)}"
+    record = folder / "config.json"
+    if folder.exists():
+        if not record.exists() or json.loads(record.read_text()) != config:
+            raise UserError(f"{folder} holds another configuration: remove it and run again")
+        return folder
+    if compute is None:
+        return None
+    unfinished = parent / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        compute(unfinished)
+        (unfinished / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not record.exists():  # else another process finished the same folder first
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+# ---------------------------------------------------------------- corpus and features
+
+BUILDERS = {
+    "synthetic": lambda folder, settings: synthesis.build(folder, settings.build, cores()),
+    "fsdd": lambda folder, settings: corpora.build_fsdd(folder, settings.build, settings.data),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus on disk: its folder, manifest and features."""
+
+    folder: Path
+    manifest: pd.DataFrame
+    store: FeatureStore
+
+    def split(self, name: str) -> pd.DataFrame:
+        return self.manifest[self.manifest["split"] == name].reset_index(drop=True)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _corpus_config(settings: Settings) -> dict:
+    files = {}
+    if settings.data:
+        folder = Path(settings.data)
+        files = {
+            str(path.relative_to(folder)): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+    return {
+        "corpus": settings.corpus,
+        "build": as_dict(settings.build),
+        "data": fingerprint(files),
+        "code": code("corpus", "synthesis"),
+    }
+
+
+def _features_config(settings: Settings) -> dict:
+    model = as_dict(settings.model)
+    inputs = ("features", "bins", "sample_rate", "window", "hop", "round_frames")
+    return {
+        "corpus": fingerprint(_corpus_config(settings)),
+        **{name: model[name] for name in inputs},
+        "code": code("features"),
+    }
+
+
+def prepare(settings: Settings) -> Corpus:
+    """Build the corpus and its features, or find them done."""
+    check_strategies(settings.strategies)
+    folder = stored(
+        ROOT / "data", f"{settings.corpus}", _corpus_config(settings),
+        lambda folder: BUILDERS[settings.corpus](folder, settings),
+    )  # fmt: skip
+    manifest = corpora.read_manifest(folder / "manifest.jsonl")
+    features = stored(
+        ROOT / "data", f"{settings.corpus}-features", _features_config(settings),
+        lambda features: extract(features, manifest, settings.model),
+    )  # fmt: skip
+    return Corpus(folder, manifest, FeatureStore(features))
+
+
+# ---------------------------------------------------------------- the steps of one seed
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _base_config(settings: Settings, seed: int) -> dict:
+    return {
+        "step": "base",
+        "features": fingerprint(_features_config(settings)),
+        "model": as_dict(settings.model),
+        "training": as_dict(settings.training),
+        "seed": seed,
+        "code": code("text", "features", "model", "ctc", "training", "metrics"),
+    }
+
+
+def base_model(settings: Settings, seed: int, look: bool = False) -> Path | None:
+    """Train one seed's base model on the base set; with ``look`` only find it (None: not there).
+
+    Folder: ``model.pt`` (weights), ``history.csv`` (a row a pass), ``test.csv`` (a row a test
+    utterance), ``metrics.json``.
+    """
+
+    def compute(folder: Path) -> None:
+        data = prepare(settings)
+        torch.manual_seed(seed)  # initial weights
+        model = DeepSpeech2(settings.model, len(ENGLISH)).to(_device())
+        options = {"epochs": settings.training.base_epochs, "rate": settings.training.base_rate}
+        _train_and_test(folder, settings, data, model, data.split("base"), seed, options)
+        torch.save(model.state_dict(), folder / "model.pt")
+
+    config = _base_config(settings, seed)
+    return stored(CELLS, f"base-seed{seed}", config, None if look else compute)
+
+
+def load_base(settings: Settings, seed: int) -> DeepSpeech2:
+    """One seed's base model, in evaluation mode."""
+    model = DeepSpeech2(settings.model, len(ENGLISH))
+    path = base_model(settings, seed) / "model.pt"
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.to(_device()).eval()
+
+
+def _train_and_test(folder, settings, data: Corpus, model, train, seed, options) -> None:
+    begun = time.perf_counter()
+    history = fit(
+        model, data.store, train, data.split("validation"), ENGLISH, settings.training,
+        seed=seed, **options,
+    )  # fmt: skip
+    history.drop(columns="seconds").to_csv(folder / "history.csv", index=False)
+    tested = evaluate(model, data.store, data.split("test"), ENGLISH)
+    tested.to_csv(folder / "test.csv", index=False)
+    metrics = {
+        **summarise(tested),
+        "epochs": len(history),
+        "train_utterances": len(train),
+        "seconds": round(time.perf_counter() - begun, 2),
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def _score_options(settings: Settings, strategy: str, seed: int) -> dict:
+    if strategy == "random":
+        return {"seed": seed}
+    if strategy.startswith("egl"):
+        return {"labelings": settings.labelings, "directions": settings.directions}
+    if strategy == "pctc":
+        return {"beam": settings.labelings}
+    return {}
+
+
+def pool_scores(settings: Settings, strategy: str, seed: int, look: bool = False) -> Path | None:
+    """Score the pool with one seed's base model. Folder: ``scores.csv``, ``metrics.json``."""
+    options = _score_options(settings, strategy, seed)
+    config = {
+        "step": "scores",
+        "base": fingerprint(_base_config(settings, seed)),
+        "strategy": strategy,
+        "options": options,
+        "code": code("acquisition", "gradients", "decoding", "ctc", "querying"),
+    }
+
+    def compute(folder: Path) -> None:
+        data, begun = prepare(settings), time.perf_counter()
+        model = load_base(settings, seed)
+        scores = score(model, data.store, data.split("pool"), strategy, **options)
+        scores.to_csv(folder / "scores.csv")
+        metrics = {"seconds": round(time.perf_counter() - begun, 2), "utterances": len(scores)}
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+    name = f"scores-{strategy}-seed{seed}"
+    return stored(CELLS, name, config, None if look else compute)
+
+
+def read_scores(settings: Settings, strategy: str, seed: int) -> pd.Series:
+    """One seed's scores of the pool, indexed by ``utt_id``."""
+    path = pool_scores(settings, strategy, seed) / "scores.csv"
+    return pd.read_csv(path, dtype={"utt_id": str}, float_precision="round_trip").set_index(
+        "utt_id"
+    )[strategy]
+
+
+def queried(settings: Settings, strategy: str, percent: float, seed: int) -> list[str]:
+    """Ids of the pool utterances that a strategy has labelled at a percentage, best first."""
+    if strategy == ALL:
+        return list(prepare(settings).split("pool")["utt_id"])
+    return query(read_scores(settings, strategy, seed), percent)
+
+
+def cell(settings: Settings, strategy: str, percent: float, seed: int, look=False) -> Path | None:
+    """Go on from the base model with base + queried utterances. Folder as :func:`base_model`'s,
+    without the weights. The strategies ``base`` (the base model itself) and ``all`` are the ends."""
+    if strategy == BASE:
+        return base_model(settings, seed, look)
+    chosen = queried(settings, strategy, percent, seed)
+    config = {
+        "step": "cell",
+        "base": fingerprint(_base_config(settings, seed)),
+        "strategy": strategy,
+        "percent": percent,
+        "queried": fingerprint({"utt_ids": sorted(chosen)}),
+    }
+
+    def compute(folder: Path) -> None:
+        data = prepare(settings)
+        model = load_base(settings, seed)
+        pool = data.split("pool").set_index("utt_id", drop=False)
+        train = pd.concat([data.split("base"), pool.loc[sorted(chosen)]], ignore_index=True)
+        options = {"epochs": settings.training.epochs, "rate": settings.training.rate}
+        _train_and_test(folder, settings, data, model, train, seed, options)
+
+    name = f"{strategy}-{percent:g}-seed{seed}"
+    return stored(CELLS, name, config, None if look else compute)
+
+
+# ---------------------------------------------------------------- the grid
+
+
+def grid(settings: Settings) -> list[tuple]:
+    """(strategy, percent, seed) of every cell, those that train longest first."""
+    cells = [(ALL, 100, seed) for seed in range(settings.seeds)]
+    for percent in sorted(settings.query_percents, reverse=True):
+        for seed in range(settings.seeds):
+            cells += [(strategy, percent, seed) for strategy in settings.strategies]
+    return cells + [(BASE, 0, seed) for seed in range(settings.seeds)]
+
+
+def _worker(step, settings, arguments):
+    """Runs in a worker process, which has one core to itself."""
+    torch.set_num_threads(1)
+    return step(settings, *arguments)
+
+
+def in_parallel(step, settings: Settings, tasks: list[tuple], label: str) -> list[Path]:
+    """``step(settings, *task)`` for every task, one process a core (one in all on a GPU), with a
+    progress bar that shows the time left. Finished tasks are not handed out again."""
+    missing = [task for task in tasks if step(settings, *task, look=True) is None]
+    if missing:
+        jobs = 1 if torch.cuda.is_available() else min(cores(), len(missing))
+        engine = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+        calls = (joblib.delayed(_worker)(step, settings, task) for task in missing)
+        with tqdm(total=len(missing), desc=label, unit="task") as bar:
+            for _ in engine(calls):
+                bar.update()
+    return [step(settings, *task) for task in tasks]
+
+
+def base_models(settings: Settings) -> list[Path]:
+    """The base model of every seed, trained if it is not there yet."""
+    return in_parallel(base_model, settings, [(s,) for s in range(settings.seeds)], "base models")
+
+
+def all_scores(settings: Settings) -> list[Path]:
+    """The pool's scores by every strategy and seed, computed if they are not there yet."""
+    base_models(settings)
+    costly_first = sorted(settings.strategies, key=lambda name: not name.startswith("egl"))
+    tasks = [(strategy, seed) for strategy in costly_first for seed in range(settings.seeds)]
+    return in_parallel(pool_scores, settings, tasks, "scores")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a run. ``curves`` has a row a cell, ``scores`` a row a seed and utterance."""
+
+    curves: pd.DataFrame
+    scores: pd.DataFrame
+    folder: Path
+
+
+def run(settings: Settings) -> Results:
+    """Everything from the corpus to the tables; what is done already is only read.
+
+    Writes ``results/<run>/error_curves.csv``, ``scores.csv`` and ``provenance.json``.
+    """
+    begun = time.perf_counter()
+    data = prepare(settings)
+    before = set(CELLS.iterdir()) if CELLS.exists() else set()
+    scored = all_scores(settings)
+    cells = grid(settings)
+    folders = in_parallel(cell, settings, cells, "cells")
+    curves = _curves(settings, data, cells, folders)
+    scores = _scores(settings, data)
+    output = ROOT / "results" / settings.run
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / "error_curves.csv", curves)
+    write_csv(output / "scores.csv", scores)
+    computed = set(folders + scored) - before
+    if computed or not (output / "provenance.json").exists():
+        write_provenance(output, settings, folders + scored, time.perf_counter() - begun)
+    return Results(curves, scores, output)
+
+
+def _curves(settings: Settings, data: Corpus, cells: list[tuple], folders: list) -> pd.DataFrame:
+    durations = data.split("pool").set_index("utt_id")["duration"]
+    rows = []
+    for (strategy, percent, seed), folder in zip(cells, folders, strict=True):
+        chosen = [] if strategy == BASE else queried(settings, strategy, percent, seed)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        rows.append(
+            {
+                "corpus": settings.corpus,
+                "preset": settings.preset,
+                "strategy": strategy,
+                "query_percent": percent,
+                "seed": seed,
+                "ctc": metrics["ctc"],
+                "cer": metrics["cer"],
+                "wer": metrics["wer"],
+                "n_utterances": len(chosen),
+                "hours": durations.loc[chosen].sum() / 3600,
+                "epochs": metrics["epochs"],
+                "infinite_ctc": metrics["infinite_ctc"],
+            }
+        )
+    order = {name: i for i, name in enumerate((BASE, *settings.strategies, ALL))}
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(
+        ["strategy", "query_percent", "seed"],
+        key=lambda column: column.map(order) if column.name == "strategy" else column,
+    ).reset_index(drop=True)
+
+
+def _scores(settings: Settings, data: Corpus) -> pd.DataFrame:
+    pool = data.split("pool")
+    known = ["utt_id", *(c for c in ("kind", "speaker", "snr_db", "duration", "text") if c in pool)]
+    parts = []
+    for seed in range(settings.seeds):
+        part = pool[known].set_index("utt_id")
+        for strategy in settings.strategies:
+            part = part.join(read_scores(settings, strategy, seed))
+        parts.append(part.reset_index().assign(seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def table1(curves: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """Table 1: mean and 95 % interval over seeds of CTC, CER and WER by strategy and percentage,
+    with the paper's values (``<metric>_paper``) where it has them."""
+    rows = []
+    for (strategy, percent), part in curves.groupby(["strategy", "query_percent"], sort=False):
+        row = {"strategy": strategy, "query_percent": percent, "seeds": len(part)}
+        for metric in ("ctc", "cer", "wer"):
+            row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(part[metric])
+        rows.append(row)
+    return pd.DataFrame(rows).merge(
+        paper, "left", ["strategy", "query_percent"], suffixes=("", "_paper")
+    )
+
+
+def write_table1(output: Path, curves: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """Write ``table1.csv`` and, for reading, ``table1.md``; returns the table."""
+    table = table1(curves, paper)
+    lines = [
+        "| strategy | query (%) | CTC (nats) | CER (%) | WER (%) | paper: CTC | CER | WER |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for row in table.to_dict("records"):
+        ours = [_with_interval(row, metric) for metric in ("ctc", "cer", "wer")]
+        papers = [row[f"{metric}_paper"] for metric in ("ctc", "cer", "wer")]
+        papers = ["" if value != value else f"{value:.2f}" for value in papers]
+        cells = [row["strategy"], f"{row['query_percent']:g}", *ours, *papers]
+        lines.append("| " + " | ".join(cells) + " |")
+    seeds = int(table["seeds"].max())
+    lines.append(f"\nMean over {seeds} seeds; in brackets the 95 % interval of the mean.")
+    write_csv(output / "table1.csv", table)
+    write_text(output / "table1.md", "\n".join(lines) + "\n")
+    return table
+
+
+def _with_interval(row: dict, metric: str) -> str:
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    bounds = "" if low != low else f" [{low:.1f}, {high:.1f}]"
+    return f"{row[metric]:.2f}{bounds}"
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table whole or not at all, six significant digits."""
+    write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def write_provenance(output: Path, settings: Settings, folders: list[Path], wall: float) -> None:
+    """What a result came from: config, seeds, versions, hardware, times and commit."""
+    seconds = [json.loads((f / "metrics.json").read_text())["seconds"] for f in set(folders)]
+    packages = ("torch", "torchaudio", "numpy", "numba", "pandas", "jiwer", "espeakng-loader")
+    config = {**as_dict(settings), "data": Path(settings.data).name}
+    record = {
+        "run": settings.run,
+        "config": config,
+        "seeds": list(range(settings.seeds)),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "configs")),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "wall_seconds_of_this_call": round(wall, 1),
+        "process_seconds_of_all_cells": round(float(np.sum(seconds)), 1),
+        "cells": len(set(folders)),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "hardware": {
+            "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+            "machine": platform.machine(),
+            "cores": cores(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": platform.system(),
+        },
+    }
+    write_text(output / "provenance.json", json.dumps(record, indent=1) + "\n")
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        out = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # not a git checkout
+    return out.stdout.strip()

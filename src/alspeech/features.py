@@ -1,0 +1,163 @@
+"""Features, kept on disk, and batches of utterances of one length.
+
+Legend: B batch, T frames, F bins, N samples.
+
+Every batch in this package holds utterances of *one* length. An utterance's features are padded,
+once and for itself, to a multiple of ``round_frames``; so many utterances share a length, no batch
+needs padding, no layer needs a mask, the CPU's fused recurrent kernels apply, and what a model
+says of an utterance cannot depend on its batch-mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torchaudio
+from tqdm.auto import tqdm
+
+from .config import ModelConfig
+from .corpus import read_audio
+
+
+class FeatureExtractor:
+    """Log-mel energies or a log spectrogram, each bin's mean over the utterance removed."""
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        spectrum = {"n_fft": config.window, "hop_length": config.hop, "power": 2.0}
+        if config.features == "log-mel":
+            self.transform = torchaudio.transforms.MelSpectrogram(
+                config.sample_rate, n_mels=config.bins, f_min=60.0, **spectrum
+            )
+        elif config.features == "spectrogram":
+            self.transform = torchaudio.transforms.Spectrogram(**spectrum)
+        else:
+            raise ValueError(f"features must be log-mel or spectrogram, not {config.features!r}")
+
+    def __call__(self, samples: torch.Tensor, rate: int) -> torch.Tensor:
+        """Samples [N] at ``rate`` Hz to features [T, F], T a multiple of ``round_frames``."""
+        config = self.config
+        if rate != config.sample_rate:
+            samples = torchaudio.functional.resample(samples, rate, config.sample_rate)
+        frames = max(1, len(samples) // config.hop)
+        log = torch.log(self.transform(samples)[: config.bins, :frames].T + 1e-5)  # [T, F]
+        log = log - log.mean(dim=0)
+        pad = -frames % config.round_frames
+        # zero is each bin's mean: the padding is as unremarkable as can be
+        return torch.nn.functional.pad(log, (0, 0, 0, pad))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances of one length: ``features`` [B, T, F], their ids and transcripts' symbols."""
+
+    utt_ids: tuple
+    features: torch.Tensor
+    labels: tuple = ()  # B lists of symbol numbers; empty where nobody labelled them
+
+    def __len__(self) -> int:
+        return len(self.utt_ids)
+
+    def to(self, device) -> Batch:
+        return replace(self, features=self.features.to(device))
+
+
+class FeatureStore:
+    """All features of a corpus in one memory-mapped file of half-precision numbers.
+
+    Workers share its pages, so memory does not grow with the corpus or with their number.
+    """
+
+    def __init__(self, folder: Path):
+        index = pd.read_csv(Path(folder) / "index.csv", dtype={"utt_id": str})
+        self.frames = dict(zip(index["utt_id"], index["frames"], strict=True))
+        ends = index["frames"].cumsum()
+        self._start = dict(zip(index["utt_id"], ends - index["frames"], strict=True))
+        self._data = np.load(Path(folder) / "features.npy", mmap_mode="r")  # [sum of T, F]
+
+    def __getitem__(self, utt_id: str) -> torch.Tensor:
+        """Features [T, F] of one utterance, float32."""
+        start = self._start[utt_id]
+        return torch.from_numpy(
+            self._data[start : start + self.frames[utt_id]].astype(np.float32)
+        )
+
+    def batch(self, utterances: pd.DataFrame, encode=None) -> Batch:
+        """One batch of manifest rows, which must share one length.
+
+        ``encode`` turns a transcript into symbol numbers; without it the batch has no labels.
+        """
+        features = torch.stack([self[utt_id] for utt_id in utterances["utt_id"]])
+        labels = tuple(map(encode, utterances["text"])) if encode else ()
+        return Batch(tuple(utterances["utt_id"]), features, labels)
+
+    def groups(self, utterances: pd.DataFrame, size: int, rng=None) -> list[np.ndarray]:
+        """Row numbers of each batch of a pass; see :func:`group_by_length`."""
+        return group_by_length([self.frames[utt_id] for utt_id in utterances["utt_id"]], size, rng)
+
+    def batches(self, utterances: pd.DataFrame, size: int, encode=None, rng=None) -> Iterator[Batch]:
+        """Every utterance once, in batches of one length."""
+        for index in self.groups(utterances, size, rng):
+            yield self.batch(utterances.iloc[index], encode)
+
+
+def group_by_length(lengths, size: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+    """Indices in groups of at most ``size`` with equal lengths.
+
+    Shortest first without ``rng``; with it, utterances and batches come in random order. A length
+    of 17 utterances at size 16 gives 9 + 8, not 16 + 1: tiny batches are bad for the statistics
+    of batch normalisation.
+    """
+    lengths = np.asarray(lengths)
+    groups = []
+    for length in np.unique(lengths):
+        index = np.flatnonzero(lengths == length)
+        if rng is not None:
+            index = rng.permutation(index)
+        groups += np.array_split(index, -(-len(index) // size))
+    if rng is not None:
+        groups = [groups[i] for i in rng.permutation(len(groups))]
+    return groups
+
+
+def extract(folder: Path, manifest: pd.DataFrame, config: ModelConfig) -> None:
+    """Compute every utterance's features into ``folder/features.npy`` and ``folder/index.csv``."""
+    extractor = FeatureExtractor(config)
+    rows = []
+    with open(folder / "features.raw", "wb") as file:
+        for row in tqdm(manifest.itertuples(), "features", len(manifest), unit="utt"):
+            samples, rate = read_audio(row.path)
+            features = extractor(torch.from_numpy(samples), rate)
+            file.write(features.numpy().astype(np.float16).tobytes())
+            rows.append({"utt_id": row.utt_id, "frames": len(features)})
+    pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
+    total = sum(row["frames"] for row in rows)
+    raw = np.memmap(folder / "features.raw", np.float16, "r", shape=(total, config.bins))
+    np.save(folder / "features.npy", raw)
+    (folder / "features.raw").unlink()
+
+
+def spec_augment(features: torch.Tensor, config, generator: torch.Generator) -> torch.Tensor:
+    """SpecAugment without time warping (Park et al. 2019): masked bands and stretches become 0.
+
+    ``features`` [B, T, F]; each utterance gets its own masks, widths uniform in [0, widest].
+    """
+    B, T, F = features.shape
+    keep = torch.ones_like(features)
+    plan = (
+        (config.frequency_masks, config.frequency_width, F, (B, 1, F)),
+        (config.time_masks, min(config.time_width, T // 4), T, (B, T, 1)),
+    )
+    for count, widest, size, shape in plan:
+        position = torch.arange(size).expand(B, size)
+        for _ in range(count):
+            width = torch.rand(B, 1, generator=generator) * widest
+            start = torch.rand(B, 1, generator=generator) * (size - width)
+            masked = (position >= start) & (position < start + width)
+            keep = keep * (~masked).view(shape).to(keep)
+    return features * keep

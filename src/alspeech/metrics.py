@@ -1,0 +1,65 @@
+"""What a recogniser gets wrong: CTC loss, CER, WER.
+
+CER and WER are corpus sums (errors ÷ reference length), never means of utterance rates.
+"""
+
+from __future__ import annotations
+
+import jiwer
+import numpy as np
+import pandas as pd
+import torch
+
+from .ctc import ctc_losses
+from .decoding import best_path
+from .features import FeatureStore
+from .text import Alphabet
+
+
+def errors(reference: str, hypothesis: str) -> dict:
+    """Edit errors and reference lengths of one utterance, in characters and in words."""
+    row = {}
+    for unit, process in (("char", jiwer.process_characters), ("word", jiwer.process_words)):
+        out = process(reference, hypothesis)
+        row[f"{unit}_errors"] = out.substitutions + out.deletions + out.insertions
+        row[f"{unit}s"] = out.hits + out.substitutions + out.deletions
+    return row
+
+
+@torch.no_grad()
+def evaluate(
+    model, store: FeatureStore, utterances: pd.DataFrame, alphabet: Alphabet, batch: int = 32
+) -> pd.DataFrame:
+    """Decode every utterance by its best path.
+
+    Returns a row an utterance: ``utt_id, ctc`` (nats; inf where the transcript needs more frames
+    than there are), ``hypothesis, char_errors, chars, word_errors, words``.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    texts = dict(zip(utterances["utt_id"], utterances["text"], strict=True))
+    rows = []
+    for part in store.batches(utterances, batch, alphabet.encode):
+        log_probs = model(part.features.to(device)).float().log_softmax(-1)
+        losses = ctc_losses(log_probs, part.labels).tolist()
+        for utt_id, loss, path in zip(
+            part.utt_ids, losses, best_path(log_probs).tolist(), strict=True
+        ):
+            # spaces at the ends are no words; jiwer's word count ignores them, CER should too
+            hypothesis = alphabet.collapse(path).strip()
+            counts = errors(texts[utt_id], hypothesis)
+            rows.append({"utt_id": utt_id, "ctc": loss, "hypothesis": hypothesis, **counts})
+    frame = pd.DataFrame(rows).set_index("utt_id").loc[utterances["utt_id"]]
+    return frame.reset_index()
+
+
+def summarise(evaluated: pd.DataFrame) -> dict:
+    """Corpus figures of :func:`evaluate`'s rows: mean ``ctc`` (nats an utterance; infinite ones
+    left out and counted), ``cer`` and ``wer`` in percent."""
+    finite = np.isfinite(evaluated["ctc"])
+    return {
+        "ctc": float(evaluated["ctc"][finite].mean()),
+        "cer": 100 * float(evaluated["char_errors"].sum() / evaluated["chars"].sum()),
+        "wer": 100 * float(evaluated["word_errors"].sum() / evaluated["words"].sum()),
+        "infinite_ctc": int((~finite).sum()),
+    }

@@ -1,0 +1,82 @@
+"""What the notebooks need around them: audio players in a table, and papermill to run them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import logging
+import os
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+from IPython.display import HTML
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from .config import ROOT, Settings, UserError
+
+
+def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
+    """A table with an audio player in each row; ``rows`` are manifest rows with a ``path``.
+
+    The audio is embedded, so that an executed notebook can be played anywhere.
+    """
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in (*columns, "listen"))
+    body = []
+    for row in rows.to_dict("records"):
+        values = (f"{row[c]:.3g}" if isinstance(row[c], float) else str(row[c]) for c in columns)
+        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
+        audio = base64.b64encode(Path(row["path"]).read_bytes()).decode()
+        player = f'<audio controls preload="none" src="data:audio/wav;base64,{audio}"></audio>'
+        body.append(f"<tr>{cells}<td>{player}</td></tr>")
+    return HTML(f"<table><tr>{head}</tr>{''.join(body)}</table>")
+
+
+def execute(notebook: str, settings: Settings) -> Path:
+    """Run a notebook with this run's parameters; the executed copy goes to ``build/<run>/``.
+
+    While it runs, and after a failure, the copy is ``<name>.partial.ipynb`` and the log beside it
+    ``<name>.log``. Raises ``UserError`` naming notebook, cell and log.
+    """
+    source = Path(notebook or "")
+    if not source.is_file():
+        raise UserError(f"no notebook '{notebook}': choose one of those in notebooks/")
+    output = ROOT / "build" / settings.run / source.name
+    partial, log = output.with_suffix(".partial.ipynb"), output.with_suffix(".log")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=log, filemode="w", level=logging.INFO, force=True)
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the kernel warns on every start
+    parameters = {"preset": settings.preset, "corpus": settings.corpus, "data": settings.data}
+    try:
+        papermill.execute_notebook(
+            source, partial, parameters, kernel_name="python3", log_output=True, cwd=ROOT,
+            progress_bar={"desc": source.stem, "unit": "cell"},
+        )  # fmt: skip
+    except (PapermillExecutionError, DeadKernelError) as error:
+        logging.exception("%s failed", source)
+        cell, reason = _failure(partial, error)
+        raise UserError(
+            f"{source}, cell {cell}: {reason} (log: {_short(log)}, notebook so far: "
+            f"{_short(partial)}); finished work is kept, the same command goes on from it"
+        ) from None
+    partial.replace(output)
+    return output
+
+
+def _failure(partial: Path, error: Exception) -> tuple[int, str]:
+    """(number of the cell counted from 1, reason) of a failed execution."""
+    if isinstance(error, PapermillExecutionError):
+        return error.cell_index + 1, f"{error.ename}: {error.evalue}".strip().split("\n")[0]
+    cells = nbformat.read(partial, as_version=4).cells
+    done = ("completed", "skipped")
+    for number, cell in enumerate(cells, start=1):
+        status = cell.metadata.get("papermill", {}).get("status")
+        if cell.cell_type == "code" and status not in done:
+            return number, "the kernel died (out of memory, or killed)"
+    return len(cells), "the kernel died at the end"
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

@@ -1,0 +1,164 @@
+"""Figures. ``plot_x(ax, frame) -> ax`` neither loads nor saves; one style for every method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from scipy.stats import spearmanr
+
+from .statistics import interval
+
+MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
+
+# label, colour (Okabe & Ito's palette), marker, line style: told apart without colour, too
+METHOD_STYLE = {
+    "random": ("random", "#000000", "o", ":"),
+    "entropy": ("entropy", "#0072B2", "s", "--"),
+    "pctc": ("pCTC", "#009E73", "^", "-."),
+    "egl": ("EGL", "#D55E00", "D", "-"),
+    "egl_renormalised": ("EGL, renormalised", "#CC79A7", "v", "-"),
+}
+METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
+
+
+def use_style() -> None:
+    """Take on the project's Matplotlib style."""
+    plt.style.use(MPLSTYLE)
+
+
+def save(figure, folder: Path, name: str) -> list[Path]:
+    """Write ``folder/name.png`` and ``.pdf``; equal figures give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
+    figure.savefig(paths[0], metadata={"Software": None})
+    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return paths
+
+
+def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "query_percent") -> Axes:
+    """Figure 1: error against what was queried; mean and 95 % interval over seeds.
+
+    ``curves`` are the rows of error_curves.csv; ``x`` is ``query_percent`` or ``hours``. The base
+    model and the one trained on everything are dashed lines.
+    """
+    present = [name for name in METHOD_STYLE if name in set(curves["strategy"])]
+    offsets = np.linspace(-0.5, 0.5, len(present)) if x == "query_percent" else [0] * len(present)
+    for strategy, offset in zip(present, offsets, strict=True):
+        label, colour, marker, line = METHOD_STYLE[strategy]
+        part = curves[curves["strategy"] == strategy].groupby("query_percent")
+        at = part[x].mean().to_numpy() + offset  # a little apart, so that bars do not hide
+        mean, low, high = np.array([interval(values) for _, values in part[metric]]).T
+        ax.errorbar(
+            at, mean, [mean - low, high - mean], label=label, color=colour, marker=marker,
+            linestyle=line, capsize=2, elinewidth=0.8,
+        )  # fmt: skip
+    right = ax.get_xlim()[1]
+    for strategy, label in (("base", "base model"), ("all", "all of the pool")):
+        value = curves.loc[curves["strategy"] == strategy, metric].mean()
+        ax.axhline(value, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
+        ax.text(right, value, f"{label} ", ha="right", va="bottom", fontsize=7, color="0.35")
+    ax.set(
+        xlabel="pool queried (%)" if x == "query_percent" else "queried (hours)",
+        ylabel=METRIC_LABEL[metric],
+    )
+    return ax
+
+
+def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
+    """Figure 2: an utterance's rank by method ``y`` against its rank by method ``x``.
+
+    ``scores`` are the rows of scores.csv: a column of scores a method, and ``seed``. Ranks are
+    shares of the pool within a seed, 0 = queried first; colour is the density of utterances;
+    Spearman's ρ (mean over seeds) stands in the corner.
+    """
+    by_seed = scores.groupby("seed")
+    ranks = {name: by_seed[name].rank(ascending=False, pct=True) for name in (x, y)}
+    cells = ax.hexbin(
+        ranks[x], ranks[y], gridsize=22, extent=(0, 1, 0, 1), cmap="Greys", mincnt=1,
+        linewidths=0.1,
+    )  # fmt: skip
+    cells.set_clim(0, np.quantile(cells.get_array(), 0.98))
+    ax.plot([0, 1], [0, 1], color="#D55E00", linewidth=0.8)
+    rho = np.mean([spearmanr(part[x], part[y])[0] for _, part in by_seed])
+    ax.text(
+        0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
+        fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
+    )  # fmt: skip
+    label = {name: METHOD_STYLE[name][0] for name in (x, y)}
+    ax.set(
+        xlabel=f"rank by {label[x]} (0 = queried first)",
+        ylabel=f"rank by {label[y]} (0 = queried first)",
+        xlim=(0, 1), ylim=(0, 1), aspect="equal",
+    )  # fmt: skip
+    ax.grid(False)
+    return ax
+
+
+def plot_history(ax: Axes, history: pd.DataFrame) -> Axes:
+    """Training and validation loss by pass; ``history`` as training.fit returns it, with ``seed``."""
+    for column, label, colour in (
+        ("train_loss", "training (masked input)", "0.6"),
+        ("validation_loss", "validation", "#0072B2"),
+    ):
+        sns.lineplot(
+            history, x="epoch", y=column, estimator=None, units="seed", color=colour, ax=ax,
+        )  # fmt: skip
+        ax.lines[-1].set_label(label)
+    ax.set(xlabel="pass over the base set", ylabel=METRIC_LABEL["ctc"], yscale="log")
+    ax.legend()
+    return ax
+
+
+def plot_error_by(ax: Axes, tested: pd.DataFrame, column: str) -> Axes:
+    """WER by the values of a manifest column, a dot a seed; ``tested`` has rows of evaluate()."""
+    sums = tested.groupby([column, "seed"])[["word_errors", "words"]].sum().reset_index()
+    sums = sums[sums["words"] > 0].assign(wer=lambda f: 100 * f["word_errors"] / f["words"])
+    order = sums.groupby(column)["wer"].mean().sort_values().index
+    sns.stripplot(sums, x="wer", y=column, order=order, color="#0072B2", size=4, ax=ax)
+    ax.set(xlabel=METRIC_LABEL["wer"], ylabel="", xlim=(0, None))
+    ax.grid(axis="y")
+    return ax
+
+
+def plot_features(ax: Axes, features, seconds: float) -> Axes:
+    """Features [T, F] as a picture, time in seconds."""
+    ax.imshow(
+        np.asarray(features).T, origin="lower", aspect="auto", cmap="magma",
+        extent=(0, seconds, 0, features.shape[1]),
+    )  # fmt: skip
+    ax.set(xlabel="time (s)", ylabel="mel bin")
+    ax.grid(False)
+    return ax
+
+
+def plot_posterior(ax: Axes, probabilities, symbols: list[str], seconds: float) -> Axes:
+    """Frame posteriors [T, V] of the symbols that matter (over 5 % in some frame)."""
+    probabilities = np.asarray(probabilities)
+    shown = [v for v in range(probabilities.shape[1]) if probabilities[:, v].max() > 0.05]
+    ax.imshow(
+        probabilities[:, shown].T, aspect="auto", cmap="Blues", vmin=0, vmax=1,
+        extent=(0, seconds, len(shown) - 0.5, -0.5),
+    )  # fmt: skip
+    ax.set(xlabel="time (s)", ylabel="symbol")
+    ax.set_yticks(range(len(shown)), [symbols[v] for v in shown])
+    ax.grid(False)
+    return ax
+
+
+def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
+    """What each method picks: ``shares`` has a row a method and a column a kind, summing to 1."""
+    left = np.zeros(len(shares))
+    names = [METHOD_STYLE[n][0] if n in METHOD_STYLE else n for n in shares.index]
+    for kind, colour in zip(shares.columns, sns.color_palette("cividis", shares.shape[1]), strict=True):
+        ax.barh(names, shares[kind], left=left, label=kind, color=colour, edgecolor="white")
+        left += shares[kind].to_numpy()
+    ax.set(xlabel="share of the query", xlim=(0, 1))
+    ax.invert_yaxis()
+    ax.legend(ncol=3, loc="lower left", bbox_to_anchor=(0, 1))
+    ax.grid(False)
+    return ax

@@ -1,0 +1,316 @@
+"""The embedded corpus: household commands, digits, names and cities, spoken by espeak-ng.
+
+Every utterance is drawn (who speaks, what, how fast, in how much noise of which colour) and
+everything drawn is a column of the manifest, so that a notebook can show *what* a method picks.
+Equal seeds give equal bytes.
+
+espeak-ng (GPL-3.0-or-later) is called through the shared library of the ``espeakng-loader``
+package. It seeds its breath noise by the clock unless told a seed, and it keeps oscillator state
+from one utterance to the next, even across a re-initialisation. So each block of utterances is
+spoken by a fresh, seeded process, in order: the bytes do not depend on how many processes work
+side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+from scipy.signal import resample_poly
+from tqdm.auto import tqdm
+
+from .config import CorpusConfig, UserError
+from .corpus import SAMPLE_RATE, write_manifest
+
+ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
+QUANTUM = 0.16  # seconds: durations are multiples of it, so that many utterances share a length
+BLOCK = 200  # utterances a process speaks
+
+ACCENTS = (
+    "en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
+    "en-us-nyc",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a split is drawn from: accents, signal-to-noise ratios (dB), shares of each kind."""
+
+    accents: tuple
+    snr_db: tuple
+    kinds: dict
+
+
+_SPEECH = {"command": 0.50, "digits": 0.16, "name": 0.12, "city": 0.12}
+DISTRIBUTIONS = {
+    # eight accents, 5 to 30 dB, 5 % filler words, 5 % silence with background noise: Figure 2 of
+    # Huang et al. is about those last two
+    "mixed": Distribution(ACCENTS, (5.0, 30.0), {**_SPEECH, "filler": 0.05, "silence": 0.05}),
+    # a base set unlike its pool: American voices, hardly any noise, neither fillers nor silence
+    "clean": Distribution(("en-us",), (25.0, 40.0), _SPEECH),
+}
+
+# ---------------------------------------------------------------- what is said
+
+ROOMS = "kitchen bedroom bathroom garage hallway office cellar garden".split()
+DEVICES = "light heater fan radio television door window blind oven alarm".split()
+ACTIONS = ("turn on", "turn off", "switch on", "switch off", "check", "open", "close", "lock")
+DIGITS = "zero one two three four five six seven eight nine".split()
+NUMBERS = "ten eleven twelve fifteen twenty thirty forty fifty".split()
+UNITS = "seconds minutes hours".split()
+MUSIC = "jazz rock opera folk techno blues".split()
+DAYS = "monday tuesday wednesday thursday friday saturday sunday today tomorrow".split()
+CITIES = (
+    "london paris boston chicago dublin madrid oslo vienna tokyo sydney glasgow berlin "
+    "lisbon geneva toronto cairo"
+).split()
+FIRST = "anna peter maria john susan david laura james emma thomas julia robert".split()
+LAST = "miller smith baker cooper fisher walker turner brown clark mason".split()
+FILLERS = ("um", "uh", "okay", "well", "uh huh", "right", "hmm", "oh okay")
+
+
+def _pick(rng: np.random.Generator, items) -> str:
+    return items[int(rng.integers(len(items)))]
+
+
+def sentence(kind: str, rng: np.random.Generator) -> str:
+    """Draw a transcript of one kind; the empty string for silence."""
+    pick = lambda items: _pick(rng, items)  # noqa: E731
+    if kind == "silence":
+        return ""
+    if kind == "filler":
+        return pick(FILLERS)
+    if kind == "digits":
+        return " ".join(pick(DIGITS) for _ in range(int(rng.integers(3, 7))))
+    if kind == "name":
+        template = pick(("my name is {f} {l}", "call {f} {l} please", "this is {f} {l}",
+                         "send a message to {f}"))  # fmt: skip
+        return template.format(f=pick(FIRST), l=pick(LAST))
+    if kind == "city":
+        template = pick(("a ticket from {a} to {b}", "what is the weather in {a}",
+                         "when is the next train to {a}", "fly to {a} on {d}"))  # fmt: skip
+        return template.format(a=pick(CITIES), b=pick(CITIES), d=pick(DAYS))
+    if kind == "command":
+        template = pick(("{x} the {r} {v}", "{x} the {v} in the {r}", "set the {r} {v} to {n}",
+                         "set a timer for {n} {u}", "play some {m} in the {r}",
+                         "wake me up on {d} at {h}", "please {x} the {v}"))  # fmt: skip
+        return template.format(
+            x=pick(ACTIONS), r=pick(ROOMS), v=pick(DEVICES), n=pick(NUMBERS), u=pick(UNITS),
+            m=pick(MUSIC), d=pick(DAYS), h=pick(DIGITS[1:]),
+        )  # fmt: skip
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+# ---------------------------------------------------------------- who speaks, in what noise
+
+
+def draw_manifest(config: CorpusConfig) -> pd.DataFrame:
+    """Draw every utterance of the corpus; nothing is spoken yet.
+
+    Returns one row an utterance: ``utt_id, path, text, split, kind, speaker, accent, voice,
+    rate`` (words a minute), ``pitch`` (espeak's 0–99), ``level_db`` (dBFS), ``snr_db`` (NaN for
+    silence), ``noise_slope`` (the noise's power falls as 1/f^slope: 0 white, 1 pink, 2 brown),
+    ``noise_seed``.
+
+    Base and pool share their speakers; validation and test have their own voices.
+    """
+    voices = _voices()
+    order = np.random.default_rng([config.seed, 0]).permutation(len(voices))
+    edges = (np.array([0.0, 0.65, 0.75, 1.0]) * len(voices)).astype(int)
+    shares = [[voices[i] for i in order[a:b]] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    rows = []
+    for number, split in enumerate(("base", "pool", "validation", "test")):
+        rng = np.random.default_rng([config.seed, 1 + number])
+        distribution = DISTRIBUTIONS[_known(getattr(config, f"{split}_distribution"))]
+        split_voices = shares[max(number - 1, 0)]
+        for i in range(getattr(config, split)):
+            rows.append(_draw_row(f"{split}-{i:05d}", split, distribution, split_voices, rng))
+    return pd.DataFrame(rows)
+
+
+def _known(name: str) -> str:
+    if name not in DISTRIBUTIONS:
+        raise UserError(f"unknown distribution '{name}': choose one of {', '.join(DISTRIBUTIONS)}")
+    return name
+
+
+def _draw_row(utt_id, split, distribution, voices, rng) -> dict:
+    kind = str(rng.choice(list(distribution.kinds), p=_normalised(distribution.kinds)))
+    accent, voice = _pick(rng, distribution.accents), _pick(rng, voices)
+    # a speaker is an accent with a voice; it has its own speed and pitch and varies a little
+    speaker = np.random.default_rng(list(f"{accent}+{voice}".encode()))
+    rate = int(speaker.integers(140, 200) + rng.integers(-10, 11))
+    pitch = int(speaker.integers(25, 75) + rng.integers(-5, 6))
+    snr_db = float(np.round(rng.uniform(*distribution.snr_db), 1))
+    return {
+        "utt_id": utt_id,
+        "path": f"audio/{split}/{utt_id}.wav",
+        "text": sentence(kind, rng),
+        "split": split,
+        "kind": kind,
+        "speaker": f"{accent}+{voice}",
+        "accent": accent,
+        "voice": voice,
+        "rate": rate,
+        "pitch": pitch,
+        "level_db": float(np.round(rng.uniform(-32, -20), 1)),
+        "snr_db": float("nan") if kind == "silence" else snr_db,
+        "noise_slope": float(np.round(rng.uniform(0, 2), 2)),
+        "noise_seed": int(rng.integers(2**31)),
+    }
+
+
+def _normalised(shares: dict) -> np.ndarray:
+    values = np.array(list(shares.values()))
+    return values / values.sum()
+
+
+def _voices() -> list[str]:
+    folder = Path(_espeak_paths()[1]) / "voices" / "!v"
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+# ---------------------------------------------------------------- espeak-ng
+
+
+def _espeak_paths() -> tuple[str, str]:
+    """(library, data folder) of the espeak-ng that the espeakng-loader package carries."""
+    advice = (
+        "install one with 'pip install espeakng-loader' (wheels: Linux, macOS, Windows), or use "
+        "real recordings, e.g. CORPUS=fsdd DATA=<folder>"
+    )
+    try:
+        import espeakng_loader
+    except ImportError:
+        raise UserError(f"no espeak-ng library on this platform: {advice}") from None
+    library, data = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+    if not (os.path.exists(library) and os.path.isdir(data)):
+        raise UserError(f"espeak-ng is missing from {os.path.dirname(library)}: {advice}")
+    return library, data
+
+
+class Espeak:
+    """espeak-ng's C interface, as much of it as speaking to memory takes (see speak_lib.h)."""
+
+    _RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: samples go to the callback ...
+    _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: ... before espeak_Synth returns
+    _RATE, _PITCH = 1, 3  # espeakRATE, espeakPITCH
+    _CHARS_UTF8 = 1
+
+    def __init__(self):
+        library, data = _espeak_paths()
+        home = os.path.dirname(data)
+        if len(os.fsencode(home)) > 120:
+            # espeak-ng holds this path in a buffer of 160 bytes, file names included
+            self._short = tempfile.TemporaryDirectory()
+            os.symlink(data, os.path.join(self._short.name, "espeak-ng-data"))
+            home = self._short.name
+        try:
+            self._lib = ctypes.CDLL(library)
+        except OSError as error:
+            raise UserError(f"espeak-ng does not load here ({error}): {library}") from None
+        rate = self._lib.espeak_Initialize(self._SYNCHRONOUS, 0, os.fsencode(home), 0)
+        if rate != ESPEAK_RATE:
+            raise UserError(f"espeak-ng did not start (answered {rate}) with the voices in {data}")
+        self._lib.espeak_ng_SetRandSeed(1)  # else the clock seeds breath and whisper
+        self._samples: list[np.ndarray] = []
+        prototype = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+        )
+        self._callback = prototype(self._receive)  # kept: C holds no reference
+        self._lib.espeak_SetSynthCallback(self._callback)
+
+    def _receive(self, wave, count, _events) -> int:
+        if wave and count > 0:
+            self._samples.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        return 0  # go on
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int) -> np.ndarray:
+        """Samples [N] at 22,050 Hz, float in (-1, 1). Raises ``RuntimeError`` on a refusal."""
+        self._samples.clear()
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise RuntimeError(f"espeak-ng has no voice {voice!r}")
+        self._lib.espeak_SetParameter(self._RATE, rate, 0)
+        self._lib.espeak_SetParameter(self._PITCH, pitch, 0)
+        data = text.encode()
+        if self._lib.espeak_Synth(data, len(data) + 1, 0, 0, 0, self._CHARS_UTF8, None, None) != 0:
+            raise RuntimeError(f"espeak-ng could not speak {text!r}")
+        return np.concatenate(self._samples).astype(np.float64) / 32768
+
+
+# ---------------------------------------------------------------- sound
+
+
+def coloured_noise(n: int, slope: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise [n] of unit power whose power spectrum falls as 1/f^slope above 50 Hz."""
+    spectrum = np.fft.rfft(rng.standard_normal(n))
+    frequency = np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 50.0)
+    noise = np.fft.irfft(spectrum * frequency ** (-slope / 2), n)
+    return noise / np.sqrt(np.mean(noise**2))
+
+
+def render(row, espeak: Espeak) -> np.ndarray:
+    """The samples [N] at 16 kHz of one manifest row: speech with pauses around it, and noise."""
+    rng = np.random.default_rng(row.noise_seed)
+    lead, tail = rng.uniform(0.05, 0.25, size=2)
+    if row.kind == "silence":
+        speech = np.zeros(int(rng.uniform(0.5, 2.0) * SAMPLE_RATE))
+        level, noise_level = 0.0, row.level_db - rng.uniform(0, 20)
+    else:
+        speech = espeak.speak(row.text, row.speaker, row.rate, row.pitch)
+        speech = np.trim_zeros(resample_poly(speech, 320, 441))
+        level, noise_level = row.level_db, row.level_db - row.snr_db
+        speech *= 10 ** (level / 20) / np.sqrt(np.mean(speech**2))
+    seconds = lead + len(speech) / SAMPLE_RATE + tail
+    total = round(math.ceil(seconds / QUANTUM) * QUANTUM * SAMPLE_RATE)
+    audio = 10 ** (noise_level / 20) * coloured_noise(total, row.noise_slope, rng)
+    start = int(lead * SAMPLE_RATE)
+    audio[start : start + len(speech)] += speech
+    peak = np.abs(audio).max()
+    return audio * min(1.0, 0.99 / peak)  # turned down rather than clipped
+
+
+def _speak_block(folder: str, rows: list) -> list[float]:
+    """Speak and write a block of rows in this (fresh) process; returns durations in seconds."""
+    espeak = Espeak()
+    durations = []
+    for row in rows:
+        audio = render(row, espeak)
+        soundfile.write(Path(folder) / row.path, audio, SAMPLE_RATE, subtype="PCM_16")
+        durations.append(len(audio) / SAMPLE_RATE)
+    return durations
+
+
+def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
+    """Draw, speak and write the corpus: ``folder/manifest.jsonl`` and ``folder/audio/*/*.wav``.
+
+    Raises ``UserError`` where there is no espeak-ng for this platform.
+    """
+    manifest = draw_manifest(config)
+    for split in manifest["split"].unique():
+        (folder / "audio" / split).mkdir(parents=True)
+    rows = list(manifest.itertuples(index=False, name=None))
+    names = list(manifest.columns)
+    blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
+    # a server that has imported this module, but not loaded espeak-ng, forks the fresh processes
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["alspeech.synthesis"])
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as workers:
+        parts = workers.map(_speak_rows, [str(folder)] * len(blocks), [names] * len(blocks), blocks)
+        durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
+    manifest["duration"] = np.concatenate(durations)
+    write_manifest(folder / "manifest.jsonl", manifest)
+
+
+def _speak_rows(folder: str, names: list[str], rows: list[tuple]) -> list[float]:
+    frame = pd.DataFrame(rows, columns=names)
+    return _speak_block(folder, list(frame.itertuples(index=False)))

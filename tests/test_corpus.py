@@ -1,0 +1,220 @@
+"""The embedded corpus, real recordings, features and batches."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from conftest import SHARED
+
+from alspeech import corpus as corpora
+from alspeech import features, synthesis
+from alspeech.config import CorpusConfig, ModelConfig, TrainingConfig, UserError
+from alspeech.text import ENGLISH
+
+SMALL = CorpusConfig(base=30, pool=210, validation=8, test=12)
+
+
+def digest(folder) -> str:
+    """One hash over names and bytes of all files."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spoken")
+    synthesis.build(folder, SMALL, jobs=2)
+    return folder
+
+
+def test_equal_seeds_give_equal_bytes_whatever_the_number_of_processes(spoken, tmp_path):
+    synthesis.build(tmp_path, SMALL, jobs=1)
+    assert digest(tmp_path) == digest(spoken)
+
+
+def test_another_seed_gives_another_corpus():
+    drawn = [synthesis.draw_manifest(replace(SMALL, seed=seed))["text"] for seed in (0, 1)]
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_base_and_pool_share_no_voice_with_test_or_validation():
+    manifest = synthesis.draw_manifest(CorpusConfig(base=400, pool=400, validation=100, test=400))
+    voices = manifest.groupby("split")["voice"].agg(set)
+    learnt = voices["base"] | voices["pool"]
+    assert not learnt & voices["test"] and not learnt & voices["validation"]
+    assert not voices["test"] & voices["validation"]
+
+
+def test_the_manifest_tells_everything_that_was_drawn(spoken):
+    manifest = corpora.read_manifest(spoken / "manifest.jsonl")
+    drawn = {"text", "kind", "accent", "voice", "speaker", "rate", "pitch", "snr_db", "level_db"}
+    assert drawn <= set(manifest.columns) and manifest["utt_id"].is_unique
+    assert manifest["split"].value_counts().to_dict() == {
+        "base": 30, "pool": 210, "validation": 8, "test": 12
+    }  # fmt: skip
+    silence = manifest["kind"] == "silence"
+    assert (manifest.loc[silence, "text"] == "").all() and manifest.loc[silence, "snr_db"].isna().all()
+    assert (manifest.loc[~silence, "text"] != "").all()
+
+
+def test_every_transcript_is_in_the_alphabet(spoken):
+    for text in corpora.read_manifest(spoken / "manifest.jsonl")["text"]:
+        assert ENGLISH.decode(ENGLISH.encode(text)) == text
+
+
+def test_the_audio_is_playable_and_as_long_and_loud_as_told(spoken):
+    manifest = corpora.read_manifest(spoken / "manifest.jsonl")
+    for row in manifest.iloc[::10].itertuples():
+        samples, rate = soundfile.read(row.path)
+        assert rate == 16000 and len(samples) / rate == pytest.approx(row.duration)
+        assert 0 < np.abs(samples).max() < 1
+        assert row.duration / synthesis.QUANTUM == pytest.approx(round(row.duration / 0.16))
+
+
+def test_the_drawn_signal_to_noise_ratio_is_in_the_audio():
+    manifest = synthesis.draw_manifest(SMALL)
+    row = next(r for r in manifest.itertuples() if r.kind == "command")
+    espeak = synthesis.Espeak()
+    power = []
+    for snr in (0.0, 200.0):
+        audio = synthesis.render(row._replace(snr_db=snr), espeak)
+        power.append(np.mean(audio[:400] ** 2))  # the lead-in: noise alone
+    assert power[0] > 1e6 * power[1]
+
+
+def test_noise_is_as_coloured_as_told():
+    noise = synthesis.coloured_noise(160_000, slope=2.0, rng=np.random.default_rng(0))
+    spectrum = np.abs(np.fft.rfft(noise)) ** 2
+    octaves = [spectrum[f * 10 : f * 20].mean() for f in (200, 400, 800)]  # bins of 0.1 Hz
+    assert octaves[0] / octaves[1] == pytest.approx(4, rel=0.1)
+    assert octaves[1] / octaves[2] == pytest.approx(4, rel=0.1)
+    assert np.mean(noise**2) == pytest.approx(1)
+
+
+def test_the_clean_base_set_has_one_accent_and_no_silence():
+    config = replace(SMALL, base_distribution="clean")
+    base = synthesis.draw_manifest(config).query("split == 'base'")
+    assert set(base["accent"]) == {"en-us"} and not set(base["kind"]) & {"silence", "filler"}
+
+
+def test_an_unknown_distribution_names_the_valid_ones():
+    with pytest.raises(UserError, match="'loud'.*mixed, clean"):
+        synthesis.draw_manifest(replace(SMALL, pool_distribution="loud"))
+
+
+def test_no_espeak_library_is_one_line_with_the_way_out(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)  # importing it raises ImportError
+    with pytest.raises(UserError, match="no espeak-ng library.*pip install espeakng-loader"):
+        synthesis.draw_manifest(SMALL)
+
+
+# ---------------------------------------------------------------- Free Spoken Digit Dataset
+
+
+def test_fsdd_strings_join_recordings_of_one_speaker_and_split(digits, tmp_path):
+    out = tmp_path / "out"
+    corpora.build_fsdd(out, CorpusConfig(base=20, pool=20, validation=5, test=10), str(digits))
+    manifest = corpora.read_manifest(out / "manifest.jsonl")
+    for row in manifest.itertuples():
+        parts = [name.split("_") for name in row.recordings.split()]
+        assert 3 <= len(parts) <= 6 and {speaker for _, speaker, _ in parts} == {row.speaker}
+        assert row.text == " ".join(corpora.DIGITS[int(digit)] for digit, _, _ in parts)
+        low, high = corpora.FSDD_INDICES[row.split]
+        assert all(low <= int(index) < high for _, _, index in parts)
+        samples, rate = soundfile.read(row.path)
+        assert rate == 16000 and len(samples) / rate == pytest.approx(row.duration)
+
+
+@pytest.mark.parametrize("data, message", [("", "needs DATA="), ("nowhere", "no folder.*github")])
+def test_missing_fsdd_tells_where_to_get_it(data, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        corpora.build_fsdd(tmp_path / "out", SMALL, data)
+
+
+@pytest.mark.skipif(not (SHARED / "fsdd").exists(), reason="no FSDD recordings beside the checkout")
+def test_real_fsdd_recordings_keep_the_official_test_split(tmp_path):
+    corpora.build_fsdd(tmp_path, replace(SMALL, pool=20), str(SHARED / "fsdd"))
+    manifest = corpora.read_manifest(tmp_path / "manifest.jsonl")
+    indices = manifest["recordings"].str.findall(r"_(\d+)").map(lambda found: set(map(int, found)))
+    official = {0, 1, 2, 3, 4}
+    assert all(i <= official for i in indices[manifest["split"] == "test"])
+    assert not any(i & official for i in indices[manifest["split"] != "test"])
+    assert manifest["speaker"].nunique() == 6
+
+
+# ---------------------------------------------------------------- features
+
+
+def test_features_have_a_round_number_of_frames_and_no_mean():
+    extractor = features.FeatureExtractor(ModelConfig())
+    log = extractor(torch.randn(16000 * 2 + 100), 16000)
+    assert log.shape == (208, 40)  # 200 frames of 10 ms, rounded up to a multiple of 16
+    assert log[:200].mean(dim=0).abs().max() < 1e-4 and (log[200:] == 0).all()
+
+
+def test_features_of_a_tone_peak_in_its_bin_whatever_the_sample_rate():
+    peaks = set()
+    for rate in (8000, 16000, 44100):
+        time = torch.arange(rate) / rate
+        mix = torch.cat([torch.sin(2 * torch.pi * 1000 * time), 1e-3 * torch.randn(rate)])
+        log = features.FeatureExtractor(ModelConfig())(mix, rate)
+        peaks.add(int((log[:90].mean(dim=0) - log[110:190].mean(dim=0)).argmax()))
+    assert len(peaks) == 1
+
+
+def test_the_store_gives_back_what_was_extracted(spoken, tmp_path):
+    manifest = corpora.read_manifest(spoken / "manifest.jsonl").iloc[:6]
+    features.extract(tmp_path, manifest, ModelConfig())
+    store = features.FeatureStore(tmp_path)
+    extractor = features.FeatureExtractor(ModelConfig())
+    for row in manifest.itertuples():
+        samples, rate = corpora.read_audio(row.path)
+        expected = extractor(torch.from_numpy(samples), rate)
+        assert torch.equal(store[row.utt_id], expected.half().float())
+
+
+@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
+def test_batches_hold_one_length_and_every_utterance_once(rng):
+    lengths = np.array([16] * 17 + [32] * 3 + [48])
+    groups = features.group_by_length(lengths, 16, rng)
+    assert sorted(np.concatenate(groups)) == list(range(21))
+    assert all(len(set(lengths[group])) == 1 for group in groups)
+    assert sorted(map(len, groups)) == [1, 3, 8, 9]  # 17 as 9 + 8, not 16 + 1
+
+
+def test_without_a_generator_the_shortest_come_first():
+    lengths = np.array([48, 16, 32, 16])
+    assert [list(group) for group in features.group_by_length(lengths, 8)] == [[1, 3], [2], [0]]
+
+
+def test_spec_augment_masks_bands_and_stretches_within_its_widths():
+    config = TrainingConfig()
+    ones = torch.ones(50, 200, 40)
+    masked = features.spec_augment(ones, config, torch.Generator().manual_seed(0)) == 0
+    whole_bins = masked.all(dim=1).sum(dim=1)  # per utterance
+    whole_frames = masked.all(dim=2).sum(dim=1)
+    assert 0 < whole_bins.max() <= 2 * (config.frequency_width + 1)
+    assert 0 < whole_frames.max() <= 2 * (config.time_width + 1)
+    # nothing else is masked
+    assert torch.equal(
+        masked, masked.all(dim=1, keepdim=True) | masked.all(dim=2, keepdim=True)
+    )
+
+
+def test_a_manifest_survives_writing_and_reading(tmp_path):
+    frame = pd.DataFrame(
+        {"utt_id": ["a", "b"], "path": ["a.wav", "b.wav"], "text": ["it's", ""], "snr_db": [3.5, None]}
+    )
+    corpora.write_manifest(tmp_path / "m.jsonl", frame)
+    back = corpora.read_manifest(tmp_path / "m.jsonl")
+    assert list(back["path"]) == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
+    assert list(back["text"]) == ["it's", ""] and back["snr_db"].isna().tolist() == [False, True]

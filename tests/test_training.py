@@ -1,0 +1,219 @@
+"""Model, training, metrics, querying."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY, manifest_of, tiny_batch, tiny_model
+from test_decoding import all_labelings, posterior
+
+from alspeech import metrics, statistics, training
+from alspeech.config import TrainingConfig, UserError, load_settings
+from alspeech.ctc import ctc_losses
+from alspeech.features import FeatureStore
+from alspeech.model import DeepSpeech2, count_parameters
+from alspeech.querying import query, rank, score
+from alspeech.text import Alphabet
+
+ABC = Alphabet("abcd")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Forty utterances of which each letter is eight frames of its own bins."""
+    texts = ["".join(np.random.default_rng(i).choice(list("abcd"), size=2 + i % 3)) for i in range(40)]
+    rng, parts, frames = np.random.default_rng(0), [], []
+    for text in texts:
+        rows = 0.3 * rng.standard_normal((16 * len(text), TINY.bins))
+        for u, letter in enumerate(text):
+            rows[16 * u + 2 : 16 * u + 10, 3 * "abcd".index(letter) : 3 * "abcd".index(letter) + 3] += 3
+        parts.append(rows)
+        frames.append(len(rows))
+    manifest = manifest_of(texts)
+    manifest.assign(frames=frames).drop(columns="text").to_csv(tmp_path / "index.csv", index=False)
+    np.save(tmp_path / "features.npy", np.concatenate(parts).astype(np.float16))
+    return FeatureStore(tmp_path), manifest
+
+
+def fit(model, store, manifest, epochs=40, seed=0, **changes):
+    config = replace(TrainingConfig(time_masks=0, frequency_masks=0), **changes)
+    return training.fit(
+        model, store, manifest[:32], manifest[32:], ABC, config, epochs=epochs, rate=1e-2, seed=seed
+    )
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_training_learns_to_transcribe(store, cell):
+    store, manifest = store
+    torch.manual_seed(0)
+    model = DeepSpeech2(replace(TINY, cell=cell, hidden=16), len(ABC))
+    fit(model, store, manifest, patience=40)
+    figures = metrics.summarise(metrics.evaluate(model, store, manifest[32:], ABC))
+    assert figures["cer"] < 20
+
+
+def test_training_ends_with_the_best_weights_and_stops_early(store):
+    store, manifest = store
+    model = DeepSpeech2(TINY, len(ABC))
+    history = fit(model, store, manifest, epochs=60, patience=2)
+    best = history["validation_loss"].min()
+    assert training.validation_loss(model, store, manifest[32:], ABC) == pytest.approx(best)
+    assert len(history) == 60 or len(history) == history["validation_loss"].idxmin() + 1 + 2
+
+
+def test_equal_seeds_train_equal_models(store):
+    store, manifest = store
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        model = DeepSpeech2(TINY, len(ABC))
+        fit(model, store, manifest, epochs=2, seed=3)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_loss_that_is_no_number_names_utterances(store):
+    store, manifest = store
+    model = DeepSpeech2(TINY, len(ABC))
+    torch.nn.init.constant_(model.layers[-1].weight, math.nan)
+    with pytest.raises(FloatingPointError, match="u\\d+.*learning rate"):
+        fit(model, store, manifest, epochs=1)
+
+
+def test_the_papers_model_has_seven_recurrent_layers_and_takes_a_step():
+    settings = load_settings("paper")
+    torch.manual_seed(0)
+    small = replace(settings.model, hidden=64)  # the layers as in the paper, narrower for the test
+    model = DeepSpeech2(small, 29)
+    assert sum(isinstance(layer.rnn, torch.nn.GRU) for layer in model.modules()
+               if hasattr(layer, "rnn")) == 7  # fmt: skip
+    features = torch.randn(2, 96, 161)
+    logits = model(features)
+    assert logits.shape == (2, model.frames(96), 29) == (2, 48, 29)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(2):
+        loss = ctc_losses(model(features).log_softmax(-1), [[1, 2, 3], [4, 5]]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert losses[1] < losses[0]
+    with torch.device("meta"):  # full width, without its memory
+        assert count_parameters(DeepSpeech2(settings.model, 29)) > 100e6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ctc_loss_equals_the_sum_over_all_paths(seed):
+    log_probs = posterior(5, 3, 1.0, seed)
+    for labeling, p in all_labelings(log_probs[0]).items():
+        assert ctc_losses(log_probs, [list(labeling)]).item() == pytest.approx(-math.log(p))
+
+
+def test_error_rates_are_corpus_sums():
+    rows = [("on the light", "on light"), ("", "um"), ("a", "b")]
+    frame = pd.DataFrame([{"ctc": 1.0, **metrics.errors(*row)} for row in rows])
+    figures = metrics.summarise(frame)
+    assert figures["wer"] == pytest.approx(100 * (1 + 1 + 1) / (3 + 0 + 1))
+    assert figures["cer"] == pytest.approx(100 * (4 + 2 + 1) / (12 + 0 + 1))
+
+
+def test_infinite_losses_are_left_out_and_counted():
+    frame = pd.DataFrame([{"ctc": c, **metrics.errors("a", "a")} for c in (1.0, math.inf, 3.0)])
+    figures = metrics.summarise(frame)
+    assert figures["ctc"] == 2.0 and figures["infinite_ctc"] == 1
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(store):
+    store, manifest = store
+    model = DeepSpeech2(TINY, len(ABC)).eval()
+    frames = [metrics.evaluate(model, store, manifest, ABC, batch=size) for size in (1, 7)]
+    assert list(frames[0]["utt_id"]) == list(manifest["utt_id"])
+    assert np.allclose(frames[0]["ctc"], frames[1]["ctc"], rtol=1e-5)
+
+
+def test_interval_is_students():
+    mean, low, high = statistics.interval([1.0, 2.0, 3.0])
+    assert mean == 2 and high - mean == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+    assert high - mean == pytest.approx(mean - low)
+    assert math.isnan(statistics.interval([1.0])[1])
+
+
+def curves(wer: dict) -> pd.DataFrame:
+    rows = [
+        {"strategy": s, "query_percent": q, "seed": seed, "wer": value + 0.1 * seed}
+        for (s, q), value in wer.items()
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_paired_by_seed():
+    frame = curves({("egl", 10): 20.0, ("random", 10): 21.0})
+    row = statistics.paired_difference(frame, "egl", "random", "wer").iloc[0]
+    assert row["difference"] == pytest.approx(-1)  # the seeds' offsets cancel
+    assert statistics.verdict(row["low"], row["high"]) == "better"
+
+
+@pytest.mark.parametrize("low, high, words", [
+    (-2, -1, "better"), (-1, 1, "no difference seen"), (1, 2, "worse"),
+    (float("nan"), float("nan"), "no difference seen"),
+])  # fmt: skip
+def test_an_interval_that_holds_zero_shows_no_difference(low, high, words):
+    assert statistics.verdict(low, high) == words
+
+
+def test_label_saving_by_hand():
+    wer = {("base", 0): 30.0, ("random", 10): 26.0, ("random", 20): 22.0, ("egl", 10): 24.0}
+    saving = statistics.label_saving(curves(wer), "egl", "wer")
+    assert saving["random_percent"].tolist() == pytest.approx([15.0] * 3)
+
+
+def test_label_saving_is_unknown_beyond_randoms_curve():
+    wer = {("base", 0): 30.0, ("random", 10): 26.0, ("egl", 10): 24.0}
+    assert statistics.label_saving(curves(wer), "egl", "wer")["random_percent"].isna().all()
+
+
+def test_the_paper_saves_forty_percent_of_the_labels_not_fifty():
+    paper = pd.read_csv("results/paper_table1.csv").assign(seed=0)
+    saving = statistics.label_saving(paper, "egl", "wer").set_index("query_percent")["random_percent"]
+    assert saving[20] == pytest.approx(33.4, abs=0.1)
+
+
+# ---------------------------------------------------------------- score → rank → query
+
+
+def test_ranks_start_at_the_highest_score_and_ties_go_by_id():
+    scores = pd.Series({"c": 1.0, "a": 1.0, "b": 5.0})
+    assert rank(scores).to_dict() == {"b": 0, "a": 1, "c": 2}
+
+
+@pytest.mark.parametrize("percent, count", [(10, 1), (25, 2), (40, 4), (100, 10)])
+def test_a_query_takes_the_share_that_ranks_first(percent, count):
+    scores = pd.Series({f"u{i}": float(i) for i in range(10)})
+    assert query(scores, percent) == [f"u{9 - i}" for i in range(count)]
+
+
+@pytest.mark.parametrize("percent", [0, -5, 101])
+def test_query_percentages_outside_the_pool_are_refused(percent):
+    with pytest.raises(UserError, match=r"outside \(0, 100\]"):
+        query(pd.Series({"a": 1.0}), percent)
+
+
+@pytest.mark.parametrize("strategy", ["random", "entropy", "pctc", "egl"])
+def test_pool_scores_do_not_depend_on_how_the_pool_is_batched(store, strategy):
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    one, many = (score(model, store, manifest, strategy, batch=size) for size in (1, 16))
+    assert list(one.index) == list(manifest["utt_id"])
+    assert np.allclose(one, many, rtol=1e-3)
+
+
+def test_a_model_takes_batches_of_one_length():
+    batch = tiny_batch(frames=32)
+    model = tiny_model()
+    assert model(batch.features).shape == (3, model.frames(32), 5)
