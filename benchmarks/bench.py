@@ -127,8 +127,8 @@ def main() -> None:
     rival = torch.optim.AdamW(packed.parameters(), lr=1e-3)
     packed_step = median_seconds(lambda: packed_fp32_step(packed, features, labels, rival)) / B
     rows = [
-        (f"EGL, {R} directions, against {K} plain backward passes", estimate_seconds, plain_seconds),
-        (f"EGL, exact, against {K} plain backward passes", exact_seconds, plain_seconds),
+        (f"EGL, {R} directions, against {K} backward passes", estimate_seconds, plain_seconds),
+        (f"EGL, exact, against {K} backward passes", exact_seconds, plain_seconds),
         ("training pass (ours) against one EGL score", estimate_seconds, step),
         ("training step against packed sequences in fp32", step, packed_step),
     ]

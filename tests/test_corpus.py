@@ -60,7 +60,8 @@ def test_the_manifest_tells_everything_that_was_drawn(spoken):
         "base": 30, "pool": 210, "validation": 8, "test": 12
     }  # fmt: skip
     silence = manifest["kind"] == "silence"
-    assert (manifest.loc[silence, "text"] == "").all() and manifest.loc[silence, "snr_db"].isna().all()
+    assert (manifest.loc[silence, "text"] == "").all()
+    assert manifest.loc[silence, "snr_db"].isna().all()
     assert (manifest.loc[~silence, "text"] != "").all()
 
 
@@ -205,15 +206,12 @@ def test_spec_augment_masks_bands_and_stretches_within_its_widths():
     assert 0 < whole_bins.max() <= 2 * (config.frequency_width + 1)
     assert 0 < whole_frames.max() <= 2 * (config.time_width + 1)
     # nothing else is masked
-    assert torch.equal(
-        masked, masked.all(dim=1, keepdim=True) | masked.all(dim=2, keepdim=True)
-    )
+    assert torch.equal(masked, masked.all(dim=1, keepdim=True) | masked.all(dim=2, keepdim=True))
 
 
 def test_a_manifest_survives_writing_and_reading(tmp_path):
-    frame = pd.DataFrame(
-        {"utt_id": ["a", "b"], "path": ["a.wav", "b.wav"], "text": ["it's", ""], "snr_db": [3.5, None]}
-    )
+    names = ["utt_id", "path", "text", "snr_db"]
+    frame = pd.DataFrame([["a", "a.wav", "it's", 3.5], ["b", "b.wav", "", None]], columns=names)
     corpora.write_manifest(tmp_path / "m.jsonl", frame)
     back = corpora.read_manifest(tmp_path / "m.jsonl")
     assert list(back["path"]) == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]

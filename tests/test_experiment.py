@@ -84,9 +84,7 @@ def test_files_are_written_whole(tmp_path):
 
 
 def tables(root) -> dict:
-    return {
-        path.name: path.read_bytes() for path in (root / "results").rglob("*.csv")
-    }
+    return {path.name: path.read_bytes() for path in (root / "results").rglob("*.csv")}
 
 
 def test_equal_seeds_give_equal_tables_even_after_a_kill(root, tmp_path_factory):

@@ -98,9 +98,9 @@ def test_logit_gradient_is_softmax_minus_occupancy():
     """One frame, one label a: the only path is a, so the gradient is softmax − onehot(a)."""
     logits = torch.tensor([[[0.3, -1.0, 2.0]]], dtype=torch.float64)
     hypotheses = n_best(logits.log_softmax(-1), 3)
-    gradients = labelings_gradients(
-        logits.log_softmax(-1), hypotheses.labels, hypotheses.lengths
-    )[0, :, 0]
+    gradients = labelings_gradients(logits.log_softmax(-1), hypotheses.labels, hypotheses.lengths)[
+        0, :, 0
+    ]
     for k in range(3):
         target = torch.zeros(3, dtype=torch.float64)
         target[(hypotheses.labeling(0, k) or [0])[0]] = 1

@@ -79,7 +79,8 @@ def egl(model, batch: Batch, labelings=100, directions=8, renormalise=False) -> 
 
     Squared norms over *all* parameters. ``directions`` backward passes estimate it, 0 is exact;
     see :func:`alspeech.gradients.expected_gradient_length`. As printed in the paper the p_k are
-    the model's own, so that what the beam misses counts as zero; ``renormalise`` makes them sum to 1.
+    the model's own, so that what the beam misses counts as zero; ``renormalise`` makes them sum
+    to 1.
     """
     tape = Tape(model, batch.features)
     hypotheses = n_best(tape.logits.log_softmax(-1), labelings)

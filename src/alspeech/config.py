@@ -154,7 +154,8 @@ def _from_dict(kind, values: dict, where: str):
     known = {item.name for item in dataclasses.fields(kind)}
     for key in values:
         if key not in known:
-            raise UserError(f"{where}: unknown key '{key}': choose one of {', '.join(sorted(known))}")
+            valid = ", ".join(sorted(known))
+            raise UserError(f"{where}: unknown key '{key}': choose one of {valid}")
     return kind(**{key: _tuples(value) for key, value in values.items()})
 
 

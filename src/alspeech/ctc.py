@@ -96,7 +96,8 @@ def forward_backward(probs, labels, lengths, log_p, gradients):  # pragma: no co
                 total = 1.0
             else:
                 for s in range(S):
-                    before[s] = beta[s] * (probs[t + 1, symbol[s]] if s % 2 == 1 else probs[t + 1, 0])
+                    v = symbol[s] if s % 2 == 1 else 0
+                    before[s] = beta[s] * probs[t + 1, v]
                 for s in range(S):
                     b = before[s]
                     if s + 1 < S:

@@ -15,8 +15,8 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from . import corpus as corpora
 from . import synthesis
-from .acquisition import ACQUISITIONS, check_strategies
+from .acquisition import check_strategies
 from .config import ROOT, Settings, UserError, as_dict
 from .features import FeatureStore, extract
 from .metrics import evaluate, summarise
@@ -49,18 +49,23 @@ def fingerprint(config: dict) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
 
 
+# as they were when this process started: editing a file does not touch a run that is under way
+_SOURCES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
+
+
 def code(*modules: str) -> str:
     """Ten hex digits that stand for the source of some of this package's modules."""
     digest = hashlib.sha256(torch.__version__.encode())
     for name in modules:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+        digest.update(_SOURCES[name])
     return digest.hexdigest()[:10]
 
 
 def stored(parent: Path, name: str, config: dict, compute) -> Path | None:
     """The folder ``parent/name-<fingerprint>``; ``compute(folder)`` fills it if it is missing.
 
-    With ``compute`` None a missing folder is only told, by returning None. Raises ``UserError`` for a folder whose config.json is not this configuration.
+    With ``compute`` None a missing folder is only told, by returning None. Raises ``UserError`` for
+    a folder whose config.json is not this configuration.
     """
     folder = parent / f"{name}-{fingerprint(config)}"
     record = folder / "config.json"
@@ -265,8 +270,11 @@ def queried(settings: Settings, strategy: str, percent: float, seed: int) -> lis
 
 
 def cell(settings: Settings, strategy: str, percent: float, seed: int, look=False) -> Path | None:
-    """Go on from the base model with base + queried utterances. Folder as :func:`base_model`'s,
-    without the weights. The strategies ``base`` (the base model itself) and ``all`` are the ends."""
+    """Go on from the base model with base + queried utterances.
+
+    Folder as :func:`base_model`'s, without the weights. The strategies ``base`` (the base model
+    itself) and ``all`` are the ends.
+    """
     if strategy == BASE:
         return base_model(settings, seed, look)
     chosen = queried(settings, strategy, percent, seed)
@@ -316,7 +324,10 @@ def in_parallel(step, settings: Settings, tasks: list[tuple], label: str) -> lis
         jobs = 1 if torch.cuda.is_available() else min(cores(), len(missing))
         engine = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
         calls = (joblib.delayed(_worker)(step, settings, task) for task in missing)
-        with tqdm(total=len(missing), desc=label, unit="task") as bar:
+        with tqdm(total=len(missing), desc=label, unit="task") as bar, warnings.catch_warnings():
+            # joblib replaces a worker whose memory has grown (oneDNN keeps a kernel a shape), and
+            # warns; the tasks are not touched
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
             for _ in engine(calls):
                 bar.update()
     return [step(settings, *task) for task in tasks]
@@ -476,8 +487,8 @@ def write_provenance(output: Path, settings: Settings, folders: list[Path], wall
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "configs")),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "wall_seconds_of_this_call": round(wall, 1),
-        "process_seconds_of_all_cells": round(float(np.sum(seconds)), 1),
+        "wall_seconds": round(wall, 1),
+        "process_seconds": round(float(np.sum(seconds)), 1),
         "cells": len(set(folders)),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},

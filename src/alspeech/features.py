@@ -83,9 +83,7 @@ class FeatureStore:
     def __getitem__(self, utt_id: str) -> torch.Tensor:
         """Features [T, F] of one utterance, float32."""
         start = self._start[utt_id]
-        return torch.from_numpy(
-            self._data[start : start + self.frames[utt_id]].astype(np.float32)
-        )
+        return torch.from_numpy(self._data[start : start + self.frames[utt_id]].astype(np.float32))
 
     def batch(self, utterances: pd.DataFrame, encode=None) -> Batch:
         """One batch of manifest rows, which must share one length.
@@ -100,7 +98,7 @@ class FeatureStore:
         """Row numbers of each batch of a pass; see :func:`group_by_length`."""
         return group_by_length([self.frames[utt_id] for utt_id in utterances["utt_id"]], size, rng)
 
-    def batches(self, utterances: pd.DataFrame, size: int, encode=None, rng=None) -> Iterator[Batch]:
+    def batches(self, utterances, size: int, encode=None, rng=None) -> Iterator[Batch]:
         """Every utterance once, in batches of one length."""
         for index in self.groups(utterances, size, rng):
             yield self.batch(utterances.iloc[index], encode)

@@ -147,7 +147,8 @@ def _conv(layer, x, _y, delta, need_input):
 def _recurrent(layer, x, hidden, delta, _need_input):
     """Both directions of a recurrent layer at once, the backward one on reversed time.
 
-    Legend: 2 directions lead: inputs X [2, B, T, D], outputs [2, B, T, H], deltas [2, B, R, T, G·H].
+    Legend: 2 directions lead: inputs X [2, B, T, D], outputs [2, B, T, H], deltas
+    [2, B, R, T, G·H].
     """
     rnn = layer.rnn
     stacked = lambda name: torch.stack(  # noqa: E731

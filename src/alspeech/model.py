@@ -38,9 +38,7 @@ class Bidirectional(nn.Module):
         if cell not in self.CELLS:
             raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(self.CELLS)}")
         options = {"nonlinearity": "relu"} if cell == "rnn" else {}
-        self.rnn = self.CELLS[cell](
-            inputs, hidden, batch_first=True, bidirectional=True, **options
-        )
+        self.rnn = self.CELLS[cell](inputs, hidden, batch_first=True, bidirectional=True, **options)
 
     def directions(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs of the forward and the backward direction, [B, T, 2, H]."""

@@ -66,16 +66,19 @@ def execute(notebook: str, settings: Settings) -> Path:
 
 
 def _failure(partial: Path, error: Exception) -> tuple[int, str]:
-    """(number of the cell counted from 1, reason) of a failed execution."""
+    """(number of the cell in the source notebook, counted from 1; reason) of a failed execution."""
+    added = {"injected-parameters", "papermill-error-cell-tag"}  # cells that papermill put in
+    cells = [
+        cell
+        for cell in nbformat.read(partial, as_version=4).cells
+        if not added & set(cell.metadata.get("tags", []))
+    ]
+    ended = [cell.metadata.get("papermill", {}).get("status") == "completed" for cell in cells]
+    is_code = [cell.cell_type == "code" for cell in cells]
+    failed = next((n for n in range(len(cells)) if is_code[n] and not ended[n]), len(cells) - 1)
     if isinstance(error, PapermillExecutionError):
-        return error.cell_index + 1, f"{error.ename}: {error.evalue}".strip().split("\n")[0]
-    cells = nbformat.read(partial, as_version=4).cells
-    done = ("completed", "skipped")
-    for number, cell in enumerate(cells, start=1):
-        status = cell.metadata.get("papermill", {}).get("status")
-        if cell.cell_type == "code" and status not in done:
-            return number, "the kernel died (out of memory, or killed)"
-    return len(cells), "the kernel died at the end"
+        return failed + 1, f"{error.ename}: {error.evalue}".split("\n")[0]
+    return failed + 1, "the kernel died (out of memory, or killed)"
 
 
 def _short(path: Path) -> Path:

@@ -100,7 +100,7 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
 
 
 def plot_history(ax: Axes, history: pd.DataFrame) -> Axes:
-    """Training and validation loss by pass; ``history`` as training.fit returns it, with ``seed``."""
+    """Training and validation loss by pass; ``history`` as fit() returns it, with ``seed``."""
     for column, label, colour in (
         ("train_loss", "training (masked input)", "0.6"),
         ("validation_loss", "validation", "#0072B2"),
@@ -154,7 +154,8 @@ def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
     """What each method picks: ``shares`` has a row a method and a column a kind, summing to 1."""
     left = np.zeros(len(shares))
     names = [METHOD_STYLE[n][0] if n in METHOD_STYLE else n for n in shares.index]
-    for kind, colour in zip(shares.columns, sns.color_palette("cividis", shares.shape[1]), strict=True):
+    colours = sns.color_palette("cividis", shares.shape[1])
+    for kind, colour in zip(shares.columns, colours, strict=True):
         ax.barh(names, shares[kind], left=left, label=kind, color=colour, edgecolor="white")
         left += shares[kind].to_numpy()
     ax.set(xlabel="share of the query", xlim=(0, 1))

@@ -52,29 +52,57 @@ class Distribution:
 
 _SPEECH = {"command": 0.50, "digits": 0.16, "name": 0.12, "city": 0.12}
 DISTRIBUTIONS = {
-    # eight accents, 5 to 30 dB, 5 % filler words, 5 % silence with background noise: Figure 2 of
+    # eight accents, 8 to 35 dB, 5 % filler words, 5 % silence with background noise: Figure 2 of
     # Huang et al. is about those last two
-    "mixed": Distribution(ACCENTS, (5.0, 30.0), {**_SPEECH, "filler": 0.05, "silence": 0.05}),
+    "mixed": Distribution(ACCENTS, (8.0, 35.0), {**_SPEECH, "filler": 0.05, "silence": 0.05}),
     # a base set unlike its pool: American voices, hardly any noise, neither fillers nor silence
     "clean": Distribution(("en-us",), (25.0, 40.0), _SPEECH),
 }
 
 # ---------------------------------------------------------------- what is said
 
-ROOMS = "kitchen bedroom bathroom garage hallway office cellar garden".split()
-DEVICES = "light heater fan radio television door window blind oven alarm".split()
-ACTIONS = ("turn on", "turn off", "switch on", "switch off", "check", "open", "close", "lock")
-DIGITS = "zero one two three four five six seven eight nine".split()
-NUMBERS = "ten eleven twelve fifteen twenty thirty forty fifty".split()
-UNITS = "seconds minutes hours".split()
-MUSIC = "jazz rock opera folk techno blues".split()
-DAYS = "monday tuesday wednesday thursday friday saturday sunday today tomorrow".split()
-CITIES = (
-    "london paris boston chicago dublin madrid oslo vienna tokyo sydney glasgow berlin "
-    "lisbon geneva toronto cairo"
+# Most frequent first: words are drawn by Zipf's law, as words of real speech are, so that a pool is
+# full of what is known already and has a long tail of what is not.
+ROOMS = (
+    "kitchen bedroom bathroom garage hallway office cellar garden attic nursery library balcony "
+    "laundry studio pantry terrace"
 ).split()
-FIRST = "anna peter maria john susan david laura james emma thomas julia robert".split()
-LAST = "miller smith baker cooper fisher walker turner brown clark mason".split()
+DEVICES = (
+    "light heater fan radio television door window blind oven alarm camera kettle printer speaker "
+    "fridge projector toaster sprinkler vacuum shutter dishwasher thermostat"
+).split()
+ACTIONS = (
+    "turn on", "turn off", "switch on", "switch off", "check", "open", "close", "lock", "start",
+    "stop", "reset", "unlock", "dim", "pause", "repair", "disconnect",
+)  # fmt: skip
+DIGITS = "zero one two three four five six seven eight nine".split()
+NUMBERS = (
+    "ten twenty thirty fifteen five forty fifty twelve eleven sixty ninety eighteen seventy "
+    "thirteen eighty sixteen"
+).split()
+UNITS = "minutes seconds hours days weeks".split()
+MUSIC = (
+    "jazz rock opera folk techno blues reggae classical disco punk gospel swing ambient country"
+).split()
+DAYS = (
+    "today tomorrow monday friday saturday sunday tuesday wednesday thursday tonight christmas "
+    "easter"
+).split()
+CITIES = (
+    "london paris boston chicago dublin madrid oslo vienna tokyo sydney glasgow berlin lisbon "
+    "geneva toronto cairo warsaw athens denver havana helsinki istanbul kyoto lagos milan nairobi "
+    "prague quebec reykjavik seoul singapore venice zurich bangkok bristol manchester"
+).split()
+FIRST = (
+    "anna peter maria john susan david laura james emma thomas julia robert helen michael sophie "
+    "daniel olivia george charlotte philip victoria martin beatrice oscar penelope frederick "
+    "gwendolyn hector isabel quentin"
+).split()
+LAST = (
+    "smith miller brown walker baker cooper fisher turner clark mason harrison bennett griffin "
+    "whitfield carpenter douglas elliott fitzgerald hawkins jefferson kowalski lombardi mckenzie "
+    "nakamura obrien patterson rodriguez sullivan thompson vaughan"
+).split()
 FILLERS = ("um", "uh", "okay", "well", "uh huh", "right", "hmm", "oh okay")
 
 
@@ -82,27 +110,34 @@ def _pick(rng: np.random.Generator, items) -> str:
     return items[int(rng.integers(len(items)))]
 
 
+def _zipf(rng: np.random.Generator, items) -> str:
+    """Draw an item with a probability that falls as 1 / rank."""
+    weights = 1 / np.arange(1, len(items) + 1)
+    return items[int(rng.choice(len(items), p=weights / weights.sum()))]
+
+
 def sentence(kind: str, rng: np.random.Generator) -> str:
     """Draw a transcript of one kind; the empty string for silence."""
-    pick = lambda items: _pick(rng, items)  # noqa: E731
+    pick = lambda items: _zipf(rng, items)  # noqa: E731
     if kind == "silence":
         return ""
     if kind == "filler":
         return pick(FILLERS)
     if kind == "digits":
-        return " ".join(pick(DIGITS) for _ in range(int(rng.integers(3, 7))))
+        return " ".join(_pick(rng, DIGITS) for _ in range(int(rng.integers(3, 7))))
     if kind == "name":
         template = pick(("my name is {f} {l}", "call {f} {l} please", "this is {f} {l}",
-                         "send a message to {f}"))  # fmt: skip
-        return template.format(f=pick(FIRST), l=pick(LAST))
+                         "send a message to {f}", "invite {f} and {g}"))  # fmt: skip
+        return template.format(f=pick(FIRST), l=pick(LAST), g=pick(FIRST))
     if kind == "city":
-        template = pick(("a ticket from {a} to {b}", "what is the weather in {a}",
-                         "when is the next train to {a}", "fly to {a} on {d}"))  # fmt: skip
+        template = pick(("what is the weather in {a}", "a ticket from {a} to {b}",
+                         "when is the next train to {a}", "fly to {a} on {d}",
+                         "how far is {a} from {b}"))  # fmt: skip
         return template.format(a=pick(CITIES), b=pick(CITIES), d=pick(DAYS))
     if kind == "command":
-        template = pick(("{x} the {r} {v}", "{x} the {v} in the {r}", "set the {r} {v} to {n}",
-                         "set a timer for {n} {u}", "play some {m} in the {r}",
-                         "wake me up on {d} at {h}", "please {x} the {v}"))  # fmt: skip
+        template = pick(("{x} the {r} {v}", "{x} the {v} in the {r}", "set a timer for {n} {u}",
+                         "set the {r} {v} to {n}", "play some {m} in the {r}", "please {x} the {v}",
+                         "wake me up on {d} at {h}"))  # fmt: skip
         return template.format(
             x=pick(ACTIONS), r=pick(ROOMS), v=pick(DEVICES), n=pick(NUMBERS), u=pick(UNITS),
             m=pick(MUSIC), d=pick(DAYS), h=pick(DIGITS[1:]),

@@ -1,0 +1,73 @@
+"""The notebooks: readable as committed, and they run."""
+
+import json
+
+import nbformat
+import pytest
+from conftest import REPOSITORY, alspeech
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+FIGURES = ("fig1_error_curves", "fig2a_pctc_vs_entropy", "fig2b_egl_vs_entropy")
+
+
+def cells(path, kind):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_outputs_and_is_made_to_be_read(path):
+    code = cells(path, "code")
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert all(len(cell.source.splitlines()) <= 20 for cell in code)
+    assert not any("def " in cell.source for cell in code)
+    assert len(cells(path, "markdown")) >= len(code) / 2
+    assert sum("import " in cell.source for cell in code) == 1
+    (parameters,) = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    names = {line.split()[0] for line in parameters.source.splitlines()}
+    assert {"preset", "corpus", "data"} <= names
+
+
+def test_the_notebooks_regenerate_figures_and_tables(root):
+    (root / "results").mkdir()
+    paper = REPOSITORY / "results" / "paper_table1.csv"
+    (root / "results" / "paper_table1.csv").write_bytes(paper.read_bytes())
+    assert len(NOTEBOOKS) == 4
+    for path in NOTEBOOKS:
+        done = alspeech(root, "notebook", str(path), "--preset", "tiny")
+        assert done.returncode == 0, done.stderr
+        executed = root / "build" / "synthetic-tiny" / path.name
+        outputs = [output for cell in cells(executed, "code") for output in cell.outputs]
+        assert outputs and not any(output.output_type == "error" for output in outputs)
+    figures, results = root / "figures" / "synthetic-tiny", root / "results" / "synthetic-tiny"
+    for name in FIGURES:
+        assert (figures / f"{name}.png").stat().st_size > 10_000
+        assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert {path.name for path in results.iterdir()} == {
+        "table1.csv", "table1.md", "error_curves.csv", "scores.csv", "provenance.json"
+    }  # fmt: skip
+    provenance = json.loads((results / "provenance.json").read_text())
+    assert {"config", "seeds", "versions", "hardware", "commit"} <= set(provenance)
+    assert provenance["wall_seconds"] > 0
+
+
+@pytest.mark.parametrize("source, reason", [
+    ("import os; os.kill(os.getpid(), 9)", "the kernel died"),
+    ("1 / 0", "ZeroDivisionError: division by zero"),
+])  # fmt: skip
+def test_a_failing_notebook_is_one_line_with_notebook_cell_and_log(root, source, reason):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell("# Fails"),
+        nbformat.v4.new_code_cell("preset = ''", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("x = 1"),
+        nbformat.v4.new_code_cell(source),
+    ]
+    path = root / "bad.ipynb"
+    nbformat.write(notebook, path)
+    done = alspeech(root, "notebook", str(path), "--preset", "tiny")
+    assert done.returncode == 2
+    message = done.stderr.strip().splitlines()[-1]
+    assert "bad.ipynb, cell 4" in message and reason in message and "bad.log" in message
+    assert (root / "build" / "synthetic-tiny" / "bad.log").exists()
+    assert not (root / "build" / "synthetic-tiny" / "bad.ipynb").exists()
