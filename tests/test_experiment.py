@@ -50,12 +50,12 @@ def test_a_failed_computation_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_whoever_finishes_first_wins(tmp_path):
+def test_whoever_finishes_first_wins(tmp_path, monkeypatch):
     def overtaken(folder):
         fill(folder)
-        if not getattr(overtaken, "nested", False):
-            overtaken.nested = True
-            stored(tmp_path, "x", CONFIG, overtaken)  # as another process would
+        monkeypatch.setattr("os.getpid", lambda: 1)  # as another process would
+        stored(tmp_path, "x", CONFIG, fill)
+        monkeypatch.undo()
 
     folder = stored(tmp_path, "x", CONFIG, overtaken)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
@@ -110,6 +110,7 @@ def test_equal_seeds_give_equal_tables_even_after_a_kill(root, tmp_path_factory)
     assert again.returncode == 0, again.stderr
     assert tables(root).keys() == {"error_curves.csv", "scores.csv"}
     assert tables(root) == tables(other)
+    assert not list((other / "build" / "cells").glob(".*")), "leftovers of the killed run"
 
 
 # ---------------------------------------------------------------- bad input: one line each

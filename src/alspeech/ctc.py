@@ -18,10 +18,11 @@ from torch.nn import functional
 from .text import BLANK
 
 
-def ctc_losses(log_probs: Tensor, labels) -> Tensor:
+def ctc_losses(log_probs: Tensor, labels, zero_infinity: bool = False) -> Tensor:
     """−log p(y | x) in nats, [B], of one transcript each (B lists of symbol numbers).
 
-    ``log_probs`` [B, T, V] are normalised. Infinite where no path of T frames fits a transcript.
+    ``log_probs`` [B, T, V] are normalised. Infinite where no path of T frames fits a transcript;
+    with ``zero_infinity`` 0 there, and so is its gradient (else it is NaN).
     """
     B, T, _ = log_probs.shape
     lengths = torch.tensor([len(row) for row in labels])
@@ -31,7 +32,7 @@ def ctc_losses(log_probs: Tensor, labels) -> Tensor:
     device = log_probs.device
     return functional.ctc_loss(
         log_probs.transpose(0, 1), padded.to(device), torch.full((B,), T), lengths.to(device),
-        blank=BLANK, reduction="none",
+        blank=BLANK, reduction="none", zero_infinity=zero_infinity,
     )  # fmt: skip
 
 

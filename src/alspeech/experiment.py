@@ -91,6 +91,24 @@ def stored(parent: Path, name: str, config: dict, compute) -> Path | None:
     return folder
 
 
+def sweep(parent: Path) -> None:
+    """Remove what killed processes left unfinished."""
+    for path in parent.glob(".*-*.*"):
+        pid = path.name.rpartition(".")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
+
+
 # ---------------------------------------------------------------- corpus and features
 
 BUILDERS = {
@@ -361,6 +379,8 @@ def run(settings: Settings) -> Results:
     Writes ``results/<run>/error_curves.csv``, ``scores.csv`` and ``provenance.json``.
     """
     begun = time.perf_counter()
+    sweep(CELLS)
+    sweep(ROOT / "data")
     data = prepare(settings)
     before = set(CELLS.iterdir()) if CELLS.exists() else set()
     scored = all_scores(settings)

@@ -82,7 +82,7 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
         ranks[x], ranks[y], gridsize=22, extent=(0, 1, 0, 1), cmap="Greys", mincnt=1,
         linewidths=0.1,
     )  # fmt: skip
-    cells.set_clim(0, np.quantile(cells.get_array(), 0.98))
+    cells.set_clim(0, np.quantile(np.asarray(cells.get_array()), 0.98))
     ax.plot([0, 1], [0, 1], color="#D55E00", linewidth=0.8)
     rho = np.mean([spearmanr(part[x], part[y])[0] for _, part in by_seed])
     ax.text(

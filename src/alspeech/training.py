@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .config import TrainingConfig
+from .config import TrainingConfig, UserError
 from .ctc import ctc_losses
 from .features import FeatureStore, spec_augment
 from .text import Alphabet
@@ -35,8 +35,7 @@ def ctc_loss(model, batch, device) -> torch.Tensor:
     """Mean CTC loss of a batch in nats an utterance; a transcript that fits no path counts 0."""
     with autocast(device):
         logits = model(batch.features)
-    losses = ctc_losses(logits.float().log_softmax(-1), batch.labels)
-    return losses.masked_fill(torch.isinf(losses), 0.0).mean()
+    return ctc_losses(logits.float().log_softmax(-1), batch.labels, zero_infinity=True).mean()
 
 
 @torch.no_grad()
@@ -71,7 +70,7 @@ def fit(
     masks. ``report(row)`` is called after each pass.
 
     Returns a row a pass: ``epoch, train_loss, validation_loss`` (nats an utterance) and
-    ``seconds``. Raises ``FloatingPointError`` when the loss is no longer finite.
+    ``seconds``. Raises ``UserError`` when the loss is no longer finite.
     """
     device = next(model.parameters()).device
     order = np.random.default_rng([seed, 1])
@@ -93,7 +92,7 @@ def fit(
             batch = replace(batch, features=masked.to(device))
             loss = ctc_loss(model, batch, device)
             if not torch.isfinite(loss):
-                raise FloatingPointError(
+                raise UserError(
                     f"the training loss is {loss.item()} in pass {epoch}, utterances "
                     f"{', '.join(batch.utt_ids[:3])} …: lower the learning rate ({rate})"
                 )
