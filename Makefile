@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-MAKEFLAGS += --no-builtin-rules
+MAKEFLAGS += --no-builtin-rules -j2
 
 PYTHON ?= python3
 PRESET ?= laptop
@@ -18,15 +18,14 @@ PAPER  := 1_base_training 2_querying 3_error_curves 4_rankings
 FILES  := $(addprefix figures/$(RUN)/,$(foreach f,fig1_error_curves fig2a_pctc_vs_entropy \
           fig2b_egl_vs_entropy,$f.png $f.pdf)) \
           $(addprefix results/$(RUN)/,table1.csv table1.md error_curves.csv scores.csv provenance.json)
+LOST   := $(if $(filter-out $(wildcard $(FILES)),$(FILES)),FORCE)
 
 .PHONY: help figures all test lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|paper] [CORPUS=synthetic|fsdd] [DATA=folder]'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-12s%s\n", $$1, $$2}'
 
 figures: $(PAPER:%=$(OUT)/%.ipynb) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
-	@for file in $(FILES); do test -s $$file || { echo "error: $$file is missing:" \
-	    "remove $(OUT) and run 'make figures' again" >&2; exit 1; }; done
 	@echo 'figures/$(RUN) results/$(RUN) $(OUT)/*.ipynb are up to date'
 
 all: figures ## everything
@@ -50,25 +49,25 @@ distclean: clean ## remove the installation, too
 	rm -rf .venv
 
 # ---- how things are made
-SOURCES := $(wildcard src/alspeech/*.py src/alspeech/*.mplstyle) configs/$(PRESET).yaml
+SOURCES := $(wildcard src/alspeech/*.py src/alspeech/*.mplstyle configs/$(PRESET).yaml)
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \
 	  echo "error: $$($(PYTHON) --version) found, 3.11 or 3.12 needed: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.8.24
+	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $@
 
-# the choice of DATA, rewritten only when it changes
+# the choice of DATA, rewritten only when it changes; LOST makes outputs anew that were removed
 $(OUT)/data: FORCE
 	@mkdir -p $(OUT); echo '$(DATA)' | cmp -s - $@ || echo '$(DATA)' > $@
 FORCE:
 
-$(OUT)/tables: $(OUT)/data $(SOURCES) | .venv/installed
+$(OUT)/tables: $(OUT)/data $(SOURCES) $(LOST) | .venv/installed
 	$(PY) -m alspeech run $(WHAT)
 	@touch $@
 
-$(OUT)/%.ipynb: notebooks/%.ipynb $(OUT)/tables
+$(OUT)/%.ipynb: notebooks/%.ipynb $(OUT)/tables $(LOST)
 	$(PY) -m alspeech notebook $< $(WHAT)

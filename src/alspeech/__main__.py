@@ -19,18 +19,18 @@ def main() -> int:
     parser.add_argument("--data", default="", help="folder of a real corpus")
     options = parser.parse_args()
     # heavy imports wait until here, so that --help is quick and worker processes start light
-    from .config import UserError, load_settings
+    from .config import ROOT, UserError, load_settings
 
     try:
         settings = load_settings(options.preset, options.corpus, options.data)
         if options.command == "run":
             from .experiment import run
 
-            print(f"tables in {run(settings).folder}")
+            print(f"tables in {run(settings).folder.relative_to(ROOT)}")
         else:
             from .notebooks import execute
 
-            execute(options.notebook, settings)
+            print(f"executed {execute(options.notebook, settings).relative_to(ROOT)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

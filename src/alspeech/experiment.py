@@ -9,6 +9,7 @@ and a finished one is never computed twice. A killed run loses only the folders 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -134,6 +135,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+@functools.lru_cache  # a real corpus has thousands of files to look at
 def _corpus_config(settings: Settings) -> dict:
     files = {}
     if settings.data:

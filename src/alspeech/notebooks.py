@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import logging
 import os
@@ -50,10 +51,11 @@ def execute(notebook: str, settings: Settings) -> Path:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the kernel warns on every start
     parameters = {"preset": settings.preset, "corpus": settings.corpus, "data": settings.data}
     try:
-        papermill.execute_notebook(
-            source, partial, parameters, kernel_name="python3", log_output=True, cwd=ROOT,
-            progress_bar={"desc": source.stem, "unit": "cell"},
-        )  # fmt: skip
+        with _standard_error_to(log):
+            papermill.execute_notebook(
+                source, partial, parameters, kernel_name="python3", log_output=True, cwd=ROOT,
+                progress_bar=False,  # make runs two at a time
+            )  # fmt: skip
     except (PapermillExecutionError, DeadKernelError) as error:
         logging.exception("%s failed", source)
         cell, reason = _failure(partial, error)
@@ -63,6 +65,19 @@ def execute(notebook: str, settings: Settings) -> Path:
         ) from None
     partial.replace(output)
     return output
+
+
+@contextlib.contextmanager
+def _standard_error_to(log: Path):
+    """What the kernel process says of itself goes to the log, not to the terminal."""
+    terminal = os.dup(2)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def _failure(partial: Path, error: Exception) -> tuple[int, str]:
