@@ -22,7 +22,7 @@ LOST   := $(if $(filter-out $(wildcard $(FILES)),$(FILES)),FORCE)
 
 .PHONY: help figures all test lint lab bench clean distclean
 help: ## list the targets
-	@echo 'make TARGET [PRESET=laptop|smoke|paper] [CORPUS=synthetic|fsdd] [DATA=folder]'
+	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [CORPUS=synthetic|fsdd] [DATA=folder]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-12s%s\n", $$1, $$2}'
 
 figures: $(PAPER:%=$(OUT)/%.ipynb) ## Figures 1 and 2 and Table 1 (notebooks 1-4)

@@ -9,7 +9,7 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import alspeech
+from conftest import REPOSITORY, alspeech
 
 from alspeech.config import UserError, load_settings
 from alspeech.experiment import grid, stored, table1, write_text
@@ -72,7 +72,7 @@ def test_table1_has_ours_beside_the_papers():
         [("egl", 20, s, 5.0, 10.0 + s, 20.0) for s in range(3)],
         columns=["strategy", "query_percent", "seed", "ctc", "cer", "wer"],
     )
-    row = table1(curves, pd.read_csv("results/paper_table1.csv")).iloc[0]
+    row = table1(curves, pd.read_csv(REPOSITORY / "results" / "paper_table1.csv")).iloc[0]
     assert row["cer"] == 11 and row["cer_low"] < 11 < row["cer_high"] and row["wer_paper"] == 23.63
 
 

@@ -3,8 +3,11 @@
 import json
 
 import nbformat
+import pandas as pd
 import pytest
 from conftest import REPOSITORY, alspeech
+
+from alspeech.notebooks import players
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 FIGURES = ("fig1_error_curves", "fig2a_pctc_vs_entropy", "fig2b_egl_vs_entropy")
@@ -48,6 +51,13 @@ def test_the_notebooks_regenerate_figures_and_tables(root):
     provenance = json.loads((results / "provenance.json").read_text())
     assert {"config", "seeds", "versions", "hardware", "commit"} <= set(provenance)
     assert provenance["wall_seconds"] > 0
+
+
+def test_players_embed_the_audio_and_escape_the_text(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    rows = pd.DataFrame({"path": [tmp_path / "a.wav"], "text": ["<um>"], "snr_db": [float("nan")]})
+    table = players(rows, ["text", "snr_db"]).data
+    assert "&lt;um&gt;" in table and "<td></td>" in table and "base64,UklGRg==" in table
 
 
 @pytest.mark.parametrize("source, reason", [

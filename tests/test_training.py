@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, manifest_of, tiny_batch, tiny_model
+from conftest import REPOSITORY, TINY, manifest_of, tiny_batch, tiny_model
 from test_decoding import all_labelings, posterior
 
 from alspeech import metrics, statistics, training
@@ -190,7 +190,7 @@ def test_label_saving_is_unknown_beyond_randoms_curve():
 
 
 def test_the_paper_saves_forty_percent_of_the_labels_not_fifty():
-    paper = pd.read_csv("results/paper_table1.csv").assign(seed=0)
+    paper = pd.read_csv(REPOSITORY / "results" / "paper_table1.csv").assign(seed=0)
     saving = statistics.label_saving(paper, "egl", "wer").set_index("query_percent")
     assert saving.loc[20, "random_percent"] == pytest.approx(33.4, abs=0.1)
 

@@ -25,7 +25,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import corpus as corpora
 from . import synthesis

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchaudio
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import ModelConfig
 from .corpus import read_audio

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import html
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -27,12 +28,17 @@ def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in (*columns, "listen"))
     body = []
     for row in rows.to_dict("records"):
-        values = (f"{row[c]:.3g}" if isinstance(row[c], float) else str(row[c]) for c in columns)
-        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
+        cells = "".join(f"<td>{html.escape(_shown(row[name]))}</td>" for name in columns)
         audio = base64.b64encode(Path(row["path"]).read_bytes()).decode()
         player = f'<audio controls preload="none" src="data:audio/wav;base64,{audio}"></audio>'
         body.append(f"<tr>{cells}<td>{player}</td></tr>")
     return HTML(f"<table><tr>{head}</tr>{''.join(body)}</table>")
+
+
+def _shown(value) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.3g}"
+    return str(value)
 
 
 def execute(notebook: str, settings: Settings) -> Path:

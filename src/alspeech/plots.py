@@ -48,10 +48,12 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     """
     present = [name for name in METHOD_STYLE if name in set(curves["strategy"])]
     offsets = np.linspace(-0.5, 0.5, len(present)) if x == "query_percent" else [0] * len(present)
+    short = x == "hours" and curves.loc[curves["strategy"].isin(present), "hours"].max() < 2
     for strategy, offset in zip(present, offsets, strict=True):
         label, colour, marker, line = METHOD_STYLE[strategy]
         part = curves[curves["strategy"] == strategy].groupby("query_percent")
-        at = part[x].mean().to_numpy() + offset  # a little apart, so that bars do not hide
+        at = part[x].mean().to_numpy() * (60 if short else 1)
+        at = at + offset  # a little apart, so that bars do not hide
         mean, low, high = np.array([interval(values) for _, values in part[metric]]).T
         ax.errorbar(
             at, mean, [mean - low, high - mean], label=label, color=colour, marker=marker,
@@ -62,10 +64,9 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
         value = curves.loc[curves["strategy"] == strategy, metric].mean()
         ax.axhline(value, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
         ax.text(right, value, f"{label} ", ha="right", va="bottom", fontsize=7, color="0.35")
-    ax.set(
-        xlabel="pool queried (%)" if x == "query_percent" else "queried (hours)",
-        ylabel=METRIC_LABEL[metric],
-    )
+    unit = "minutes" if short else "hours"
+    ax.set_xlabel("pool queried (%)" if x == "query_percent" else f"audio queried ({unit})")
+    ax.set_ylabel(METRIC_LABEL[metric])
     return ax
 
 
@@ -109,7 +110,7 @@ def plot_history(ax: Axes, history: pd.DataFrame) -> Axes:
             history, x="epoch", y=column, estimator=None, units="seed", color=colour, ax=ax,
         )  # fmt: skip
         ax.lines[-1].set_label(label)
-    ax.set(xlabel="pass over the base set", ylabel=METRIC_LABEL["ctc"], yscale="log")
+    ax.set(xlabel="pass over the base set", ylabel=METRIC_LABEL["ctc"], ylim=(0, None))
     ax.legend()
     return ax
 

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 from scipy.signal import resample_poly
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import CorpusConfig, UserError
 from .corpus import SAMPLE_RATE, write_manifest
