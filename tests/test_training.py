@@ -224,6 +224,18 @@ def test_pool_scores_do_not_depend_on_how_the_pool_is_batched(store, strategy):
     assert np.allclose(one, many, rtol=1e-3)
 
 
+@pytest.mark.parametrize("strategy", ["random", "entropy", "pctc", "egl"])
+def test_longer_utterances_in_the_pool_add_no_padding(store, strategy):
+    """An utterance of 32 frames scores the same alone and in a pool with others of up to 64."""
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    frames = manifest["utt_id"].map(store.frames)
+    assert sorted(set(frames)) == [32, 48, 64]
+    shortest = manifest[frames == 32]
+    alone, among = (score(model, store, pool, strategy) for pool in (shortest[:1], manifest))
+    assert alone.iloc[0] == pytest.approx(among[alone.index[0]], rel=1e-4)
+
+
 def test_a_model_takes_batches_of_one_length():
     batch = tiny_batch(frames=32)
     model = tiny_model()
