@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from .config import CorpusConfig, UserError
@@ -44,6 +43,13 @@ def read_audio(path: str) -> tuple[np.ndarray, int]:
     """Samples [N] (mono, float32 in [-1, 1]) and the sample rate in Hz."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return samples.mean(axis=1), rate
+
+
+def resample(samples: np.ndarray, up: int, down: int) -> np.ndarray:
+    """Samples at ``up / down`` times their rate."""
+    from scipy.signal import resample_poly  # takes a second to import; only new corpora need it
+
+    return resample_poly(samples, up, down)
 
 
 # ---------------------------------------------------------------- Free Spoken Digit Dataset
@@ -132,7 +138,7 @@ def _join(paths: list[Path], rng: np.random.Generator) -> np.ndarray:
         samples, rate = read_audio(path)
         if rate != FSDD_RATE:
             raise UserError(f"{path}: {rate} Hz, but the data set's recordings have {FSDD_RATE} Hz")
-        parts += [resample_poly(samples, SAMPLE_RATE // FSDD_RATE, 1), pause()]
+        parts += [resample(samples, SAMPLE_RATE // FSDD_RATE, 1), pause()]
     joined = np.concatenate(parts)
     # a floor of noise at -70 dBFS: digital silence is nothing that a microphone gives
     joined = joined + 10 ** (-70 / 20) * rng.standard_normal(len(joined))

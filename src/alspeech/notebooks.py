@@ -10,12 +10,8 @@ import math
 import os
 from pathlib import Path
 
-import nbformat
 import pandas as pd
-import papermill
 from IPython.display import HTML
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 
 from .config import ROOT, Settings, UserError
 
@@ -47,6 +43,11 @@ def execute(notebook: str, settings: Settings) -> Path:
     While it runs, and after a failure, the copy is ``<name>.partial.ipynb`` and the log beside it
     ``<name>.log``. Raises ``UserError`` naming notebook, cell and log.
     """
+    # here, since the notebooks themselves import this module and need none of it
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     source = Path(notebook or "")
     if not source.is_file():
         raise UserError(f"no notebook '{notebook}': choose one of those in notebooks/")
@@ -88,6 +89,9 @@ def _standard_error_to(log: Path):
 
 def _failure(partial: Path, error: Exception) -> tuple[int, str]:
     """(number of the cell in the source notebook, counted from 1; reason) of a failed execution."""
+    import nbformat
+    from nbclient.exceptions import DeadKernelError
+
     added = {"injected-parameters", "papermill-error-cell-tag"}  # cells that papermill put in
     cells = [
         cell
@@ -97,9 +101,9 @@ def _failure(partial: Path, error: Exception) -> tuple[int, str]:
     ended = [cell.metadata.get("papermill", {}).get("status") == "completed" for cell in cells]
     is_code = [cell.cell_type == "code" for cell in cells]
     failed = next((n for n in range(len(cells)) if is_code[n] and not ended[n]), len(cells) - 1)
-    if isinstance(error, PapermillExecutionError):
-        return failed + 1, f"{error.ename}: {error.evalue}".split("\n")[0]
-    return failed + 1, "the kernel died (out of memory, or killed)"
+    if isinstance(error, DeadKernelError):
+        return failed + 1, "the kernel died (out of memory, or killed)"
+    return failed + 1, f"{error.ename}: {error.evalue}".split("\n")[0]
 
 
 def _short(path: Path) -> Path:

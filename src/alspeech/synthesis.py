@@ -25,11 +25,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from .config import CorpusConfig, UserError
-from .corpus import SAMPLE_RATE, write_manifest
+from .corpus import SAMPLE_RATE, resample, write_manifest
 
 ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
 QUANTUM = 0.16  # seconds: durations are multiples of it, so that many utterances share a length
@@ -302,7 +301,7 @@ def render(row, espeak: Espeak) -> np.ndarray:
         level, noise_level = 0.0, row.level_db - rng.uniform(0, 20)
     else:
         speech = espeak.speak(row.text, row.speaker, row.rate, row.pitch)
-        speech = np.trim_zeros(resample_poly(speech, 320, 441))
+        speech = np.trim_zeros(resample(speech, 320, 441))
         level, noise_level = row.level_db, row.level_db - row.snr_db
         speech *= 10 ** (level / 20) / np.sqrt(np.mean(speech**2))
     seconds = lead + len(speech) / SAMPLE_RATE + tail
@@ -338,7 +337,7 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
     # a server that has imported this module, but not loaded espeak-ng, forks the fresh processes
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alspeech.synthesis"])
+    context.set_forkserver_preload(["alspeech.synthesis", "scipy.signal"])
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as workers:
         parts = workers.map(_speak_rows, [str(folder)] * len(blocks), [names] * len(blocks), blocks)
         durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
