@@ -28,7 +28,7 @@ import soundfile
 from tqdm import tqdm
 
 from .config import CorpusConfig, UserError
-from .corpus import SAMPLE_RATE, resample, write_manifest
+from .corpus import DIGITS, SAMPLE_RATE, resample, write_manifest
 
 ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
 QUANTUM = 0.16  # seconds: durations are multiples of it, so that many utterances share a length
@@ -74,7 +74,6 @@ ACTIONS = (
     "turn on", "turn off", "switch on", "switch off", "check", "open", "close", "lock", "start",
     "stop", "reset", "unlock", "dim", "pause", "repair", "disconnect",
 )  # fmt: skip
-DIGITS = "zero one two three four five six seven eight nine".split()
 NUMBERS = (
     "ten twenty thirty fifteen five forty fifty twelve eleven sixty ninety eighteen seventy "
     "thirteen eighty sixteen"
@@ -298,12 +297,12 @@ def render(row, espeak: Espeak) -> np.ndarray:
     lead, tail = rng.uniform(0.05, 0.25, size=2)
     if row.kind == "silence":
         speech = np.zeros(int(rng.uniform(0.5, 2.0) * SAMPLE_RATE))
-        level, noise_level = 0.0, row.level_db - rng.uniform(0, 20)
+        noise_level = row.level_db - rng.uniform(0, 20)
     else:
         speech = espeak.speak(row.text, row.speaker, row.rate, row.pitch)
         speech = np.trim_zeros(resample(speech, 320, 441))
-        level, noise_level = row.level_db, row.level_db - row.snr_db
-        speech *= 10 ** (level / 20) / np.sqrt(np.mean(speech**2))
+        speech *= 10 ** (row.level_db / 20) / np.sqrt(np.mean(speech**2))
+        noise_level = row.level_db - row.snr_db
     seconds = lead + len(speech) / SAMPLE_RATE + tail
     total = round(math.ceil(seconds / QUANTUM) * QUANTUM * SAMPLE_RATE)
     audio = 10 ** (noise_level / 20) * coloured_noise(total, row.noise_slope, rng)
@@ -313,11 +312,11 @@ def render(row, espeak: Espeak) -> np.ndarray:
     return audio * min(1.0, 0.99 / peak)  # turned down rather than clipped
 
 
-def _speak_block(folder: str, rows: list) -> list[float]:
+def _speak_block(folder: str, manifest: pd.DataFrame) -> list[float]:
     """Speak and write a block of rows in this (fresh) process; returns durations in seconds."""
     espeak = Espeak()
     durations = []
-    for row in rows:
+    for row in manifest.itertuples(index=False):
         audio = render(row, espeak)
         soundfile.write(Path(folder) / row.path, audio, SAMPLE_RATE, subtype="PCM_16")
         durations.append(len(audio) / SAMPLE_RATE)
@@ -332,19 +331,12 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     manifest = draw_manifest(config)
     for split in manifest["split"].unique():
         (folder / "audio" / split).mkdir(parents=True)
-    rows = list(manifest.itertuples(index=False, name=None))
-    names = list(manifest.columns)
-    blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
+    blocks = [manifest[i : i + BLOCK] for i in range(0, len(manifest), BLOCK)]
     # a server that has imported this module, but not loaded espeak-ng, forks the fresh processes
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["alspeech.synthesis", "scipy.signal"])
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as workers:
-        parts = workers.map(_speak_rows, [str(folder)] * len(blocks), [names] * len(blocks), blocks)
+        parts = workers.map(_speak_block, [str(folder)] * len(blocks), blocks)
         durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
     manifest["duration"] = np.concatenate(durations)
     write_manifest(folder / "manifest.jsonl", manifest)
-
-
-def _speak_rows(folder: str, names: list[str], rows: list[tuple]) -> list[float]:
-    frame = pd.DataFrame(rows, columns=names)
-    return _speak_block(folder, list(frame.itertuples(index=False)))
