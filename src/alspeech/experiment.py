@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from . import corpus as corpora
 from . import synthesis
-from .acquisition import check_strategies
+from .acquisition import ACQUISITIONS, check_strategies
 from .config import ROOT, Settings, UserError, as_dict
 from .features import FeatureStore, extract
 from .metrics import evaluate, summarise
@@ -81,7 +82,7 @@ def stored(parent: Path, name: str, config: dict, compute) -> Path | None:
     unfinished.mkdir(parents=True)
     try:
         compute(unfinished)
-        (unfinished / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        write_json(unfinished / "config.json", config)
         try:
             unfinished.rename(folder)
         except OSError:
@@ -238,17 +239,19 @@ def _train_and_test(folder, settings, data: Corpus, model, train, seed, options)
         "train_utterances": len(train),
         "seconds": round(time.perf_counter() - begun, 2),
     }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(folder / "metrics.json", metrics)
 
 
 def _score_options(settings: Settings, strategy: str, seed: int) -> dict:
-    if strategy == "random":
-        return {"seed": seed}
-    if strategy.startswith("egl"):
-        return {"labelings": settings.labelings, "directions": settings.directions}
-    if strategy == "pctc":
-        return {"beam": settings.labelings}
-    return {}
+    """What the settings offer an acquisition function, as far as it takes it."""
+    offered = {
+        "seed": seed,
+        "labelings": settings.labelings,
+        "directions": settings.directions,
+        "beam": settings.labelings,
+    }
+    taken = inspect.signature(ACQUISITIONS[strategy]).parameters
+    return {name: value for name, value in offered.items() if name in taken}
 
 
 def pool_scores(settings: Settings, strategy: str, seed: int, look: bool = False) -> Path | None:
@@ -268,7 +271,7 @@ def pool_scores(settings: Settings, strategy: str, seed: int, look: bool = False
         scores = score(model, data.store, data.split("pool"), strategy, **options)
         scores.to_csv(folder / "scores.csv")
         metrics = {"seconds": round(time.perf_counter() - begun, 2), "utterances": len(scores)}
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        write_json(folder / "metrics.json", metrics)
 
     name = f"scores-{strategy}-seed{seed}"
     return stored(CELLS, name, config, None if look else compute)
@@ -361,7 +364,10 @@ def base_models(settings: Settings) -> list[Path]:
 def all_scores(settings: Settings) -> list[Path]:
     """The pool's scores by every strategy and seed, computed if they are not there yet."""
     base_models(settings)
-    costly_first = sorted(settings.strategies, key=lambda name: not name.startswith("egl"))
+    # those that take more options do more work; they go first, so that no core ends up alone
+    costly_first = sorted(
+        settings.strategies, key=lambda name: len(_score_options(settings, name, 0)), reverse=True
+    )
     tasks = [(strategy, seed) for strategy in costly_first for seed in range(settings.seeds)]
     return in_parallel(pool_scores, settings, tasks, "scores")
 
@@ -492,6 +498,11 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_json(path: Path, record: dict) -> None:
+    """Write a record whole or not at all, for people to read."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table whole or not at all, six significant digits."""
     write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
@@ -522,7 +533,7 @@ def write_provenance(output: Path, settings: Settings, folders: list[Path], wall
             "system": platform.system(),
         },
     }
-    write_text(output / "provenance.json", json.dumps(record, indent=1) + "\n")
+    write_json(output / "provenance.json", record)
 
 
 def _version(package: str) -> str | None:
