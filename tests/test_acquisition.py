@@ -1,6 +1,7 @@
 """Scores with known answers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from alspeech.acquisition import (
     ACQUISITIONS,
     check_strategies,
     expected_squared_norm,
+    gradient_length,
     mean_entropy,
     path_ctc,
 )
@@ -51,7 +53,7 @@ def test_egl_equals_brute_force_over_all_paths(cell):
     model, batch = tiny_model(cell, symbols=3), tiny_batch(size=2)
     log_probs = model(batch.features).log_softmax(-1).detach()
     assert log_probs.shape == (2, 4, 3)
-    ours = ACQUISITIONS["egl"](model, batch, labelings=100, directions=0)
+    ours = ACQUISITIONS["egl"](model, batch, labelings=100, method="exact")
     for b in range(2):
         truth = sum(
             p * squared_norm(ctc(model, batch.features[b], list(labeling)), model).item()
@@ -108,3 +110,33 @@ def test_entropy_is_bounded_by_log_v():
 def test_an_unknown_strategy_names_the_valid_ones():
     with pytest.raises(UserError, match="'elg'.*random, entropy, pctc, egl"):
         check_strategies(["egl", "elg"])
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_gradient_length_is_that_of_the_true_transcript(cell):
+    model = tiny_model(cell)
+    batch = replace(tiny_batch(frames=32), labels=([1, 2], [3], [2, 2, 4]))
+    ours = gradient_length(model, batch)
+    for b in range(3):
+        truth = squared_norm(ctc(model, batch.features[b], batch.labels[b]), model)
+        assert ours[b].item() == pytest.approx(truth.item(), rel=1e-9)
+
+
+def test_a_transcript_that_does_not_fit_its_frames_is_named():
+    batch = replace(tiny_batch(frames=16), labels=([1], [2, 2, 2, 2], []))
+    with pytest.raises(UserError, match="u1.*4 labels do not fit 4 frames"):
+        gradient_length(tiny_model(), batch)
+
+
+@pytest.mark.parametrize("name", [name for name in ACQUISITIONS if name != "random"])
+def test_posteriors_that_are_not_numbers_name_the_utterance(name):
+    model, batch = tiny_model(), tiny_batch()
+    batch.features[1, 3, 2] = math.nan
+    with pytest.raises(UserError, match="u1.*NaN"):
+        ACQUISITIONS[name](model, batch)
+
+
+@pytest.mark.parametrize("option", [{"labelings": 0}, {"directions": 0}])
+def test_egl_refuses_less_than_one_labeling_or_direction(option):
+    with pytest.raises(ValueError, match="1"):
+        ACQUISITIONS["egl"](tiny_model(), tiny_batch(), **option)

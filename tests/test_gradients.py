@@ -1,12 +1,16 @@
 """The written-out backward passes against plain autograd, one utterance and labeling at a time."""
 
+from functools import partial
+from itertools import product
+
 import pytest
 import torch
 from conftest import tiny_batch, tiny_model
 from torch.nn import functional
 
+from alspeech import gradients
 from alspeech.acquisition import expected_squared_norm
-from alspeech.ctc import ctc_losses, labelings_gradients
+from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
 from alspeech.decoding import n_best
 from alspeech.gradients import (
     Tape,
@@ -18,8 +22,8 @@ CELLS = ["rnn", "gru", "lstm"]
 
 
 def squared_norm(loss, model) -> torch.Tensor:
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    return sum(gradient.square().sum() for gradient in gradients)
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    return sum(gradient.square().sum() for gradient in found)
 
 
 def ctc(model, features, labeling) -> torch.Tensor:
@@ -70,7 +74,7 @@ def test_exact_egl_equals_k_plain_backward_passes(cell):
     model, batch = tiny_model(cell), tiny_batch()
     tape = Tape(model, batch.features)
     hypotheses = n_best(tape.logits.log_softmax(-1), 25)
-    exact = expected_gradient_length(tape, hypotheses, directions=0)
+    exact = expected_gradient_length(tape, hypotheses, "exact")
     assert exact.tolist() == pytest.approx(naive_egl(model, batch, hypotheses).tolist(), rel=1e-8)
 
 
@@ -78,7 +82,7 @@ def test_exact_egl_in_single_precision_is_within_a_ten_thousandth():
     model, batch = tiny_model(dtype=torch.float32), tiny_batch(dtype=torch.float32)
     tape = Tape(model, batch.features)
     hypotheses = n_best(tape.logits.log_softmax(-1), 25)
-    exact = expected_gradient_length(tape, hypotheses, directions=0)
+    exact = expected_gradient_length(tape, hypotheses, "exact")
     assert exact.tolist() == pytest.approx(naive_egl(model, batch, hypotheses).tolist(), rel=1e-4)
 
 
@@ -86,25 +90,72 @@ def test_more_directions_come_closer_to_exact():
     model, batch = tiny_model(), tiny_batch(size=6)
     tape = Tape(model, batch.features)
     hypotheses = n_best(tape.logits.log_softmax(-1), 25)
-    exact = expected_gradient_length(tape, hypotheses, directions=0)
+    exact = expected_gradient_length(tape, hypotheses, "exact")
     errors = [
-        (expected_gradient_length(tape, hypotheses, R) / exact - 1).abs().mean().item()
+        (expected_gradient_length(tape, hypotheses, "rank", R) / exact - 1).abs().mean().item()
         for R in (1, 4, 16)
     ]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
+
+
+def test_the_mean_over_all_signs_of_the_unbiased_estimate_is_exact(monkeypatch):
+    model, batch = tiny_model(), tiny_batch()
+    tape = Tape(model, batch.features)
+    hypotheses = n_best(tape.logits.log_softmax(-1), 6)
+    exact = expected_gradient_length(tape, hypotheses, "exact")
+    every = torch.tensor(list(product([-1.0, 1.0], repeat=6)), dtype=torch.float64).T  # [K, 2^K]
+    monkeypatch.setattr(gradients, "_signs", lambda *_: every)
+    unbiased = expected_gradient_length(tape, hypotheses, "unbiased", directions=2)
+    assert unbiased.tolist() == pytest.approx(exact.tolist(), rel=1e-10)
+    monkeypatch.undo()
+    one = expected_gradient_length(tape, hypotheses, "unbiased", directions=2, seed=3)
+    assert one.tolist() != pytest.approx(exact.tolist(), rel=1e-6)  # one probe is a guess
+
+
+@pytest.mark.parametrize("method, layers", [("last_layer", 1), ("logits", 0)])
+def test_the_cheap_methods_are_egl_over_the_last_parameters(method, layers):
+    model, batch = tiny_model(), tiny_batch()
+    tape = Tape(model, batch.features)
+    hypotheses = n_best(tape.logits.log_softmax(-1), 10)
+    ours = expected_gradient_length(tape, hypotheses, method)
+    for b in range(len(batch)):
+        expected = 0.0
+        for k in range(10):
+            logits = model(batch.features[b : b + 1])
+            loss = ctc_losses(logits.log_softmax(-1), [hypotheses.labeling(b, k)]).sum()
+            which = list(model.layers[-1].parameters()) if layers else [logits]
+            norm = sum(g.square().sum() for g in torch.autograd.grad(loss, which))
+            expected += hypotheses.log_p[b, k].exp() * norm
+        assert ours[b].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_half_precision_passes_are_within_a_few_percent(cell):
+    model, batch = (f(dtype=torch.float32) for f in (partial(tiny_model, cell), tiny_batch))
+    tape = Tape(model, batch.features)
+    directions = torch.randn(3, 4, *tape.logits.shape[1:])
+    full, half = (tape.squared_norms(directions, bf16=bf16) for bf16 in (False, True))
+    assert (half / full - 1).abs().max() < 0.05 and not torch.equal(half, full)
+
+
+def test_some_utterances_of_a_batch_get_the_norms_that_they_get_in_it():
+    model, batch = tiny_model(), tiny_batch()
+    tape = Tape(model, batch.features)
+    directions = torch.randn(3, 2, *tape.logits.shape[1:], dtype=torch.float64)
+    together = tape.squared_norms(directions)
+    for who in (slice(1, 3), torch.tensor([2, 0])):
+        assert torch.allclose(tape.squared_norms(directions[who], who), together[who], rtol=1e-12)
 
 
 def test_logit_gradient_is_softmax_minus_occupancy():
     """One frame, one label a: the only path is a, so the gradient is softmax − onehot(a)."""
     logits = torch.tensor([[[0.3, -1.0, 2.0]]], dtype=torch.float64)
     hypotheses = n_best(logits.log_softmax(-1), 3)
-    gradients = labelings_gradients(logits.log_softmax(-1), hypotheses.labels, hypotheses.lengths)[
-        0, :, 0
-    ]
+    found = labelings_gradients(logits.log_softmax(-1), hypotheses.labels, hypotheses.lengths)
     for k in range(3):
         target = torch.zeros(3, dtype=torch.float64)
         target[(hypotheses.labeling(0, k) or [0])[0]] = 1
-        assert torch.allclose(gradients[k], logits[0, 0].softmax(-1) - target)
+        assert torch.allclose(found[0, k, 0], logits[0, 0].softmax(-1) - target)
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 5.0])
@@ -122,12 +173,49 @@ def test_logit_gradients_equal_autograd_through_torchs_ctc(sharpness):
             assert torch.allclose(ours[b, k], leaf.grad[0], atol=1e-12)
 
 
+def test_a_long_labeling_without_a_frame_to_spare_does_not_underflow():
+    """As many labels as frames: one path, far less likely than those that cannot be completed."""
+    frames = torch.randn(400, 5, generator=torch.Generator().manual_seed(0)).double()
+    log_probs = (3 * frames).log_softmax(-1)
+    log_probs = (log_probs + torch.tensor([20.0, 0, 0, 0, 0])).log_softmax(-1)[None]  # blanks
+    labels = torch.tensor([1, 2] * 200)
+    losses, rows = forward_backward_of(log_probs, labels)
+    assert losses == pytest.approx(log_probs[0, range(400), labels].sum().item(), rel=1e-12)
+    assert torch.allclose(rows, log_probs[0].exp() - functional.one_hot(labels, 5), atol=1e-12)
+    assert forward_backward_of(log_probs[:, :399], labels)[0] == -torch.inf
+
+
+def forward_backward_of(log_probs, labels):
+    K = labels[None, None], torch.tensor([[len(labels)]])
+    return labelings_log_p(log_probs, *K).item(), labelings_gradients(log_probs, *K)[0, 0]
+
+
 def test_labelings_of_probability_zero_count_nothing():
     model, batch = tiny_model(symbols=2), tiny_batch(frames=4)  # one output frame: two labelings
     tape = Tape(model, batch.features)
     few, many = (n_best(tape.logits.log_softmax(-1), k) for k in (2, 30))
-    egl = [expected_gradient_length(tape, h, directions=0) for h in (few, many)]
+    egl = [expected_gradient_length(tape, h, "exact") for h in (few, many)]
     assert torch.isfinite(egl[1]).all() and torch.allclose(*egl)
+    assert few.impossible().tolist() == [0] * 3 and many.impossible().tolist() == [28] * 3
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"method": "guess"}, "unknown EGL method 'guess': choose one of rank"),
+    ({"directions": 0}, "directions and probes >= 1, not 0 and 1"),
+    ({"method": "unbiased", "probes": 0}, "directions and probes >= 1"),
+])  # fmt: skip
+def test_impossible_demands_are_refused(arguments, message):
+    tape = Tape(tiny_model(), tiny_batch().features)
+    hypotheses = n_best(tape.logits.log_softmax(-1), 4)
+    with pytest.raises(ValueError, match=message):
+        expected_gradient_length(tape, hypotheses, **arguments)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        Tape(tiny_model(), tiny_batch().features[:0])
+    with pytest.raises(ValueError, match="empty"):
+        n_best(torch.zeros(0, 4, 3), 5)
 
 
 def test_an_unknown_layer_is_refused_by_name():

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
+from .ctc import labelings_gradients, labelings_log_p
 from .decoding import n_best
 from .features import Batch
 from .gradients import Tape, expected_gradient_length
@@ -64,28 +65,63 @@ def random(model, batch: Batch, seed: int = 0) -> Tensor:
 
 def entropy(model, batch: Batch) -> Tensor:
     """Mean entropy of the frame posteriors."""
-    return mean_entropy(model(batch.features).log_softmax(-1))
+    return mean_entropy(_posteriors(model(batch.features), batch))
 
 
 def pctc(model, batch: Batch, beam: int = 100) -> Tensor:
     """CTC loss of the most likely labeling (the beam search's first), per frame."""
-    log_probs = model(batch.features).log_softmax(-1)
+    log_probs = _posteriors(model(batch.features), batch)
     best = n_best(log_probs, k=1, beam=beam)
     return path_ctc(best.log_p[:, 0], log_probs.shape[1])
 
 
-def egl(model, batch: Batch, labelings=100, directions=8, renormalise=False) -> Tensor:
+def egl(
+    model, batch: Batch, labelings=100, method="rank", directions=6, seed=0, renormalise=False
+) -> Tensor:
     """Expected Gradient Length over the ``labelings`` most probable transcripts.
 
-    Squared norms over *all* parameters. ``directions`` backward passes estimate it, 0 is exact;
+    Squared norms over *all* parameters; ``method`` and ``directions`` say how the sum is computed,
     see :func:`alspeech.gradients.expected_gradient_length`. As printed in the paper the p_k are
     the model's own, so that what the beam misses counts as zero; ``renormalise`` makes them sum
     to 1.
     """
     tape = Tape(model, batch.features)
-    hypotheses = n_best(tape.logits.log_softmax(-1), labelings)
-    score = expected_gradient_length(tape, hypotheses, directions)
+    hypotheses = n_best(_posteriors(tape.logits, batch), labelings)
+    score = expected_gradient_length(tape, hypotheses, method, directions, seed=seed)
     return score / hypotheses.mass() if renormalise else score
+
+
+def gradient_length(model, batch: Batch) -> Tensor:
+    """‖∇ℓ(x, y)‖² of the true transcripts, over all parameters: what EGL is the expectation of.
+
+    No acquisition function, as it needs ``batch.labels``; EGL is judged by it. Raises
+    ``UserError`` naming an utterance whose transcript does not fit its frames.
+    """
+    tape = Tape(model, batch.features)
+    log_probs = _posteriors(tape.logits, batch)
+    lengths = torch.tensor([[len(labels)] for labels in batch.labels])  # [B, 1]: K = 1
+    padded = torch.zeros(len(batch), 1, max(1, int(lengths.max())), dtype=torch.long)
+    for b, labels in enumerate(batch.labels):
+        padded[b, 0, : len(labels)] = torch.tensor(labels)
+    for b in labelings_log_p(log_probs, padded, lengths).isneginf().nonzero()[:, 0]:
+        raise UserError(
+            f"utterance {batch.utt_ids[b]}: its {lengths[b].item()} labels do not fit "
+            f"{log_probs.shape[1]} frames: check its transcript and duration"
+        )
+    return tape.squared_norms(labelings_gradients(log_probs, padded, lengths))[:, 0]
+
+
+def _posteriors(logits: Tensor, batch: Batch) -> Tensor:
+    """Frame log posteriors [B, T, V]; ``UserError`` where the batch is empty or they are NaN."""
+    if len(batch) == 0:
+        raise UserError("the batch is empty: there is nothing to score")
+    log_probs = logits.log_softmax(-1)
+    for b in log_probs.isnan().flatten(1).any(dim=1).nonzero()[:, 0]:
+        raise UserError(
+            f"utterance {batch.utt_ids[b]}: the model's posteriors are NaN: check the recording "
+            "and that the training converged"
+        )
+    return log_probs
 
 
 ACQUISITIONS = {

@@ -95,9 +95,11 @@ class Settings:
     strategies: tuple = ("random", "entropy", "pctc", "egl")
     query_percents: tuple = (10, 20, 30, 40)
     seeds: int = 3
-    # EGL: labelings from the beam search, directions of the low-rank estimator (0 = exact)
+    # EGL: labelings from the beam search, how their sum is computed (gradients.METHODS), and from
+    # how many directions
     labelings: int = 100
-    directions: int = 8
+    egl_method: str = "rank"
+    directions: int = 6
     build: CorpusConfig = field(default_factory=CorpusConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -169,5 +171,6 @@ def _check(settings: Settings, where: str) -> None:
             raise UserError(
                 f"{where}: query percentage {percent} is outside (0, 100]: give a share of the pool"
             )
-    if settings.seeds < 1:
-        raise UserError(f"{where}: seeds is {settings.seeds}: at least one is needed")
+    for name in ("seeds", "labelings", "directions"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"{where}: {name} is {getattr(settings, name)}: at least 1 is needed")

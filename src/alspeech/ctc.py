@@ -36,85 +36,100 @@ def ctc_losses(log_probs: Tensor, labels, zero_infinity: bool = False) -> Tensor
     )  # fmt: skip
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath={"reassoc", "contract"})  # sums may be taken eight at a time
 def forward_backward(probs, labels, lengths, log_p, gradients):  # pragma: no cover (compiled)
     """CTC of K labelings of one utterance, in the probability domain, each frame scaled to sum 1.
 
     ``probs`` [T, V]; ``labels`` [K, U] with ``lengths`` [K]. Writes log p(y_k | x) into ``log_p``
     [K] (−inf where no path fits) and, if ``gradients`` [K, T, V] is not empty, the gradient of
     −log p(y_k | x) by the logits: softmax minus occupancy (0 where p is 0).
+
+    The S = 2U + 1 states of a labeling are kept as two rows, so that the inner loops have no
+    branches: after u labels a path ends in a ``blank`` [T, U + 1] or in the u-th ``label``.
     """
     T, V = probs.shape
-    states = 2 * labels.shape[1] + 1
-    alpha = np.zeros((T, states))
-    beta = np.zeros(states)
-    before = np.zeros(states)
-    symbol = np.zeros(states, np.int64)
+    width = labels.shape[1] + 2
+    blank, label, emission = np.zeros((T, width)), np.zeros((T, width)), np.zeros((T, width))
+    skip = np.zeros(width)  # 1 where the blank before the u-th label may be left out
+    by_blank, by_label, occupied = np.zeros(width), np.zeros(width), np.zeros(width)
     for k in range(len(lengths)):
-        S = 2 * lengths[k] + 1
-        for u in range(lengths[k]):
-            symbol[2 * u + 1] = labels[k, u]
+        U = lengths[k]
+        emission[:, 1] = 0.0  # where U is 0 there is no first label
+        for u in range(1, U + 1):
+            symbol = labels[k, u - 1]
+            skip[u] = 1.0 if u > 1 and symbol != labels[k, u - 2] else 0.0
+            for t in range(T):
+                emission[t, u] = probs[t, symbol]
+        # forward: the probability of all paths that arrive here
+        blank[0, : U + 1] = 0.0
+        label[0, : U + 1] = 0.0
+        blank[0, 0] = probs[0, 0]
+        label[0, 1] = emission[0, 1]
         log_p[k] = 0.0
-        # forward: alpha[t, s], over states that a whole path can pass through in frame t
         for t in range(T):
-            low, high = max(0, S - 2 * (T - t)), min(S, 2 * t + 2)
+            if t > 0:
+                label[t, 0] = 0.0
+                for u in range(1, U + 1):
+                    arriving = label[t - 1, u] + blank[t - 1, u - 1] + skip[u] * label[t - 1, u - 1]
+                    label[t, u] = arriving * emission[t, u]
+                for u in range(U + 1):
+                    blank[t, u] = (blank[t - 1, u] + label[t - 1, u]) * probs[t, 0]
+            late = U - T + t  # from here the labels that are left need more frames than are left
+            if late >= 0:
+                blank[t, late] = label[t, late] = 0.0
             total = 0.0
-            alpha[t, :S] = 0.0
-            for s in range(low, high):
-                if t == 0:
-                    a = 1.0
-                else:
-                    a = alpha[t - 1, s]
-                    if s >= 1:
-                        a += alpha[t - 1, s - 1]
-                    if s >= 3 and s % 2 == 1 and symbol[s] != symbol[s - 2]:
-                        a += alpha[t - 1, s - 2]
-                a *= probs[t, symbol[s]] if s % 2 == 1 else probs[t, 0]
-                alpha[t, s] = a
-                total += a
+            for u in range(U + 1):
+                total += blank[t, u] + label[t, u]
             if total <= 0.0:
                 log_p[k] = -np.inf
                 break
             log_p[k] += np.log(total)
-            for s in range(low, high):
-                alpha[t, s] /= total
+            scale = 1.0 / total
+            for u in range(U + 1):
+                blank[t, u] *= scale
+                label[t, u] *= scale
         if log_p[k] > -np.inf:
-            ends = alpha[T - 1, S - 1] + (alpha[T - 1, S - 2] if S > 1 else 0.0)
+            ends = blank[T - 1, U] + label[T - 1, U]
             log_p[k] = log_p[k] + np.log(ends) if ends > 0 else -np.inf
         if len(gradients) == 0:
             continue
         if log_p[k] == -np.inf:
             gradients[k] = 0.0
             continue
-        # backward: beta[s] = Σ over completions after frame t; occupancy = alpha · beta, normalised
+        # backward: the probability of all completions after frame t, scaled; times forward it is
+        # the occupancy
+        by_blank[: U + 2] = 0.0
+        by_label[: U + 2] = 0.0
+        by_blank[U] = by_label[U] = 1.0
         for t in range(T - 1, -1, -1):
+            if t < T - 1:
+                for u in range(1, U + 1):
+                    by_label[u] *= emission[t + 1, u]
+                for u in range(U + 1):
+                    stay = by_blank[u] * probs[t + 1, 0]
+                    by_blank[u] = stay + by_label[u + 1]
+                    by_label[u] += stay + skip[u + 1] * by_label[u + 1]
+            by_label[0] = 0.0  # there is no label before the first
+            if t < U:  # more labels than frames so far: not to be reached by then
+                by_blank[t + 1] = by_label[t + 2] = 0.0
             total = 0.0
-            if t == T - 1:
-                beta[:S] = 0.0
-                beta[S - 1] = 1.0
-                if S > 1:
-                    beta[S - 2] = 1.0
-                total = 1.0
-            else:
-                for s in range(S):
-                    v = symbol[s] if s % 2 == 1 else 0
-                    before[s] = beta[s] * probs[t + 1, v]
-                for s in range(S):
-                    b = before[s]
-                    if s + 1 < S:
-                        b += before[s + 1]
-                    if s + 2 < S and s % 2 == 1 and symbol[s] != symbol[s + 2]:
-                        b += before[s + 2]
-                    beta[s] = b
-                    total += b
-            mass = 0.0
-            for s in range(S):
-                beta[s] /= total
-                mass += alpha[t, s] * beta[s]
+            for u in range(U + 1):
+                total += by_blank[u] + by_label[u]
+            scale = 1.0 / total
+            for u in range(U + 1):
+                by_blank[u] *= scale
+                by_label[u] *= scale
+            in_blank, in_label = 0.0, 0.0
+            for u in range(U + 1):
+                in_blank += blank[t, u] * by_blank[u]
+                occupied[u] = label[t, u] * by_label[u]
+                in_label += occupied[u]
+            scale = 1.0 / (in_blank + in_label)
             for v in range(V):
                 gradients[k, t, v] = probs[t, v]
-            for s in range(S):
-                gradients[k, t, symbol[s] if s % 2 == 1 else 0] -= alpha[t, s] * beta[s] / mass
+            gradients[k, t, 0] -= in_blank * scale
+            for u in range(1, U + 1):
+                gradients[k, t, labels[k, u - 1]] -= occupied[u] * scale
 
 
 def labelings_log_p(log_probs: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:

@@ -36,6 +36,10 @@ class Hypotheses:
     def labeling(self, b: int, k: int) -> list[int]:
         return self.labels[b, k, : self.lengths[b, k]].tolist()
 
+    def impossible(self) -> torch.Tensor:
+        """How many of the K have probability zero, [B]: they contribute nothing to EGL."""
+        return self.log_p.isneginf().sum(dim=1)
+
     def mass(self) -> torch.Tensor:
         """Σ_k p(y_k | x), [B]: how much of the posterior the labelings cover."""
         return self.log_p.exp().sum(dim=1)
@@ -46,9 +50,12 @@ def n_best(log_probs: torch.Tensor, k: int = 100, beam: int | None = None) -> Hy
 
     ``log_probs`` [B, T, V] are normalised frame posteriors; ``beam`` prefixes (default: k) survive
     each frame. The search finds candidates; each is then scored exactly by CTC and they are sorted
-    by that. Raises ``ValueError`` for k < 1, a beam smaller than k, and posteriors with NaN.
+    by that. Raises ``ValueError`` for k < 1, a beam smaller than k, an empty batch, and posteriors
+    with NaN (naming the utterance's number in the batch).
     """
     beam = beam or k
+    if len(log_probs) == 0:
+        raise ValueError("the batch is empty: n-best needs at least one utterance")
     if k < 1 or beam < k:
         raise ValueError(f"n-best needs 1 <= k <= beam, not k = {k}, beam = {beam}")
     if torch.isnan(log_probs).any():
@@ -79,6 +86,22 @@ def _probabilities(log_probs: torch.Tensor) -> np.ndarray:
 
 
 @numba.njit(cache=True)
+def _keep_best(count, p, prefix, symbol):  # pragma: no cover (compiled)
+    """Move the ``count`` largest p, with what belongs to them, to the front, in their order; of
+    equals the first. Returns ``count`` and the smallest p kept."""
+    worst = np.partition(p, len(p) - count)[len(p) - count]
+    equals = count - (p > worst).sum()
+    kept = 0
+    for i in range(len(p)):
+        if p[i] == worst:
+            equals -= 1
+        if p[i] > worst or (p[i] == worst and equals >= 0):
+            p[kept], prefix[kept], symbol[kept] = p[i], prefix[i], symbol[i]
+            kept += 1
+    return count, worst
+
+
+@numba.njit(cache=True)
 def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
     """Prefix beam search over one utterance's frame probabilities [T, V].
 
@@ -92,7 +115,7 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
 
     Only products that can enter the new beam are formed: symbols and prefixes are visited in
     descending order of probability and each loop ends where the product falls below the worst
-    prefix that stays. This drops nothing that a full search would keep.
+    that is sure to be dropped. This drops nothing that a full search would keep.
     """
     T, V = probs.shape
     # the trie of all prefixes that ever were in the beam: node 0 is the empty prefix
@@ -112,7 +135,7 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
     n = 1
 
     taken = np.zeros((beam, V), np.bool_)  # (prefix, symbol): is in the beam already
-    room = beam * (V + 1)
+    room = 3 * beam
     candidate_p = np.zeros(room)
     candidate_prefix = np.zeros(room, np.int64)
     candidate_symbol = np.zeros(room, np.int64)
@@ -161,6 +184,12 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
                     continue
                 p = (blank[i] if c == symbol[i] else total) * frame[c]
                 if p > worst:
+                    if count == room:  # keep the best `beam`: the bar rises, fewer come in
+                        count, worst = _keep_best(
+                            beam, candidate_p, candidate_prefix, candidate_symbol
+                        )
+                        if p <= worst:
+                            continue
                     candidate_p[count] = p
                     candidate_prefix[count] = i
                     candidate_symbol[count] = c

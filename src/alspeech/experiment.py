@@ -247,6 +247,7 @@ def _score_options(settings: Settings, strategy: str, seed: int) -> dict:
     offered = {
         "seed": seed,
         "labelings": settings.labelings,
+        "method": settings.egl_method,
         "directions": settings.directions,
         "beam": settings.labelings,
     }

@@ -20,15 +20,18 @@ from .features import FeatureStore, spec_augment
 from .text import Alphabet
 
 
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether the processor multiplies bfloat16 natively."""
+    if torch.device(device).type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16", False) or able.get("amx_bf16", False))
+    return torch.cuda.is_bf16_supported()
+
+
 def autocast(device: torch.device | str):
     """bf16 for matrix products where the hardware has it, else float32."""
     kind = torch.device(device).type
-    if kind == "cpu":
-        able = torch.cpu.get_capabilities()
-        native = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
-    else:
-        native = torch.cuda.is_bf16_supported()
-    return torch.autocast(kind, torch.bfloat16, enabled=bool(native))
+    return torch.autocast(kind, torch.bfloat16, enabled=has_bf16(device))
 
 
 def ctc_loss(model, batch, device) -> torch.Tensor:
