@@ -76,7 +76,7 @@ def pctc(model, batch: Batch, beam: int = 100) -> Tensor:
 
 
 def egl(
-    model, batch: Batch, labelings=100, method="rank", directions=6, seed=0, renormalise=False
+    model, batch: Batch, labelings=100, method="rank", directions=5, seed=0, renormalise=False
 ) -> Tensor:
     """Expected Gradient Length over the ``labelings`` most probable transcripts.
 
@@ -87,8 +87,9 @@ def egl(
     """
     tape = Tape(model, batch.features)
     hypotheses = n_best(_posteriors(tape.logits, batch), labelings)
-    score = expected_gradient_length(tape, hypotheses, method, directions, seed=seed)
-    return score / hypotheses.mass() if renormalise else score
+    return expected_gradient_length(
+        tape, hypotheses, method, directions, seed=seed, renormalise=renormalise
+    )
 
 
 def gradient_length(model, batch: Batch) -> Tensor:

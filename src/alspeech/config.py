@@ -99,7 +99,7 @@ class Settings:
     # how many directions
     labelings: int = 100
     egl_method: str = "rank"
-    directions: int = 6
+    directions: int = 5
     build: CorpusConfig = field(default_factory=CorpusConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -41,8 +41,9 @@ class Hypotheses:
         return self.log_p.isneginf().sum(dim=1)
 
     def mass(self) -> torch.Tensor:
-        """Σ_k p(y_k | x), [B]: how much of the posterior the labelings cover."""
-        return self.log_p.exp().sum(dim=1)
+        """Σ_k p(y_k | x), [B]: how much of the posterior the labelings cover. In double precision:
+        the labelings of a long utterance are many and each improbable."""
+        return self.log_p.double().exp().sum(dim=1)
 
 
 def n_best(log_probs: torch.Tensor, k: int = 100, beam: int | None = None) -> Hypotheses:

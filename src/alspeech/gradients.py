@@ -62,20 +62,21 @@ class Tape:
         """‖Jᵀ d‖² over all parameters: directions [B, R, T', V] → [B, R].
 
         ``who`` (a slice or numbers) are the utterances that the directions belong to. With
-        ``bf16`` the passes run in half precision, sums aside: relative error about 2e-3, twice as
-        fast.
+        ``bf16`` the large products are taken in half precision: relative error about 1e-3, twice
+        as fast.
         """
-        delta, total = directions.to(torch.bfloat16) if bf16 else directions, 0.0
+        delta, total = directions, 0.0
         for backward in reversed(self._backward):
-            norms, delta = backward(delta, who)
+            norms, delta = backward(delta, who, torch.bfloat16 if bf16 else delta.dtype)
             total = total + norms
         return total
 
     @torch.no_grad()
-    def last_layer_squared_norms(self, directions: Tensor, who=slice(None)) -> Tensor:
+    def last_layer_squared_norms(self, directions, who=slice(None), bf16=False) -> Tensor:
         """The last layer's share of :meth:`squared_norms`; needs no backward pass. [B, R]."""
         layer, x = self._last
-        return outer_squared_norms(x[who], directions, int(layer.bias is not None))
+        delta = directions.to(torch.bfloat16) if bf16 else directions
+        return outer_squared_norms(x[who], delta, int(layer.bias is not None))
 
 
 def outer_squared_norms(x: Tensor, delta: Tensor, bias: int) -> Tensor:
@@ -101,15 +102,15 @@ def _wide(x: Tensor) -> torch.dtype:
 
 # ---------------------------------------------------------------- one rule a layer type
 # rule(layer, input, need_input) → (output, backward), and
-# backward(delta, who) → (squared norms [B, R] over the layer's parameters, ∂/∂input or None)
-# for the utterances ``who`` (a slice or numbers) in the precision of ``delta``, which is
+# backward(delta, who, dtype) → (squared norms [B, R] over the layer's parameters, ∂/∂input)
+# for the utterances ``who`` (a slice or numbers), with large products in ``dtype``. ``delta`` is
 # [B, R, T, D] for sequences and [B, R, C, T, F] for images.
 
 
 def _linear(layer, x, _need_input):
-    def backward(delta, who):
+    def backward(delta, who, _dtype):
         norms = outer_squared_norms(x[who], delta, int(layer.bias is not None))
-        return norms, delta @ layer.weight.to(delta.dtype)
+        return norms, delta @ layer.weight
 
     return layer(x), backward
 
@@ -121,11 +122,10 @@ def _norm(layer, x, _need_input):
     scaled = (x - layer.running_mean.view(features)) * inverse.view(features)
     slope = (inverse * layer.weight).view(features)[:, None]
 
-    def backward(delta, who):
-        wide = delta.to(_wide(delta))
-        by_weight = (wide * scaled[who, None]).sum(dim=positions)  # [B, R, D]
-        norms = by_weight.square().sum(-1) + wide.sum(dim=positions).square().sum(-1)
-        return norms, delta * slope.to(delta.dtype)
+    def backward(delta, who, _dtype):
+        by_weight = (delta * scaled[who, None]).sum(dim=positions)  # [B, R, D]
+        norms = by_weight.square().sum(-1) + delta.sum(dim=positions).square().sum(-1)
+        return norms, delta * slope
 
     return layer(x), backward
 
@@ -133,15 +133,16 @@ def _norm(layer, x, _need_input):
 def _clip(layer, x, _need_input):
     inside = (x > layer.min_val) & (x < layer.max_val)
 
-    def backward(delta, who):
+    def backward(delta, who, _dtype):
         return 0.0, delta * inside[who, None]
 
     return layer(x), backward
 
 
 def _to_sequence(layer, x, _need_input):
-    def backward(delta, _who):  # [B, R, T, C·F] → [B, R, C, T, F]
-        return 0.0, delta.unflatten(3, (x.shape[1], x.shape[3])).transpose(2, 3).contiguous()
+    def backward(delta, _who, _dtype):  # [B, R, T, C·F] → [B, R, C, T, F], channels last in memory
+        by_channel = delta.unflatten(3, (x.shape[1], x.shape[3]))
+        return 0.0, by_channel.transpose(3, 4).contiguous().permute(0, 1, 4, 2, 3)
 
     return layer(x), backward
 
@@ -154,24 +155,24 @@ def _conv(layer, x, need_input):
     # frames and bins at the end that no kernel reaches
     missing = [(x.shape[2 + i] + 2 * layer.padding[i] - kernel[i]) % stride[i] for i in range(2)]
 
-    def backward(delta, who):
+    def backward(delta, who, dtype):
         B, R = delta.shape[:2]
-        padded = functional.pad(x[who].to(delta.dtype), (right, right, top, top))
+        padded = functional.pad(x[who].to(dtype), (right, right, top, top))
         patches = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])
-        norms = delta.new_empty(B, R, dtype=_wide(delta))
+        norms, rows = delta.new_empty(B, R), delta.to(dtype)
         for b in range(B):
-            unfolded = patches[b].permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)  # [positions, I]
-            gradients = delta[b].flatten(2).flatten(0, 1) @ unfolded  # [R·C, I]
-            norms[b] = gradients.to(norms.dtype).square().sum(dim=1).view(R, -1).sum(dim=1)
+            inputs = patches[b].permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2)  # [I, positions]
+            outputs = rows[b].permute(2, 3, 0, 1).flatten(2).flatten(0, 1)  # [positions, R·C]
+            gradients = (inputs @ outputs).to(delta.dtype)
+            norms[b] = gradients.square().sum(dim=0).view(R, -1).sum(dim=1)
         if not need_input:
             return norms, None
-        rows = delta.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # the fast kernel
         by_input = functional.conv_transpose2d(
-            rows, layer.weight.to(delta.dtype), None, stride, layer.padding, missing
+            rows.flatten(0, 1), layer.weight.to(dtype), None, stride, layer.padding, missing
         )
-        return norms, by_input.contiguous().unflatten(0, (B, R))
+        return norms, by_input.to(delta.dtype).unflatten(0, (B, R))
 
-    return layer(x), backward
+    return layer(x).contiguous(memory_format=torch.channels_last), backward
 
 
 def _recurrent(layer, x, _need_input):
@@ -194,24 +195,25 @@ def _recurrent(layer, x, _need_input):
         deltas = DELTAS[type(rnn)](rnn, from_x, from_h, before, now, last_first)
         parts.append((w_x, w_h, before, deltas))
 
-    def backward(delta, who):
+    def backward(delta, who, dtype):
         norms, by_input = 0.0, 0.0
         for w_x, w_h, before, deltas in parts:  # both directions receive the sum's delta
-            delta_x, delta_h = deltas(delta, who, w_h.to(delta.dtype))  # [B, R, T, G·H]
+            delta_x, delta_h = deltas(delta, who, w_h.to(dtype))  # [B, R, T, G·H], in dtype
             if delta_x is delta_h:  # both matrices receive one delta: one product serves both
                 both = torch.cat([x[who], before[who]], dim=-1)
                 norms = norms + outer_squared_norms(both, delta_x, 2)
             else:
                 norms = norms + outer_squared_norms(x[who], delta_x, 1)
                 norms = norms + outer_squared_norms(before[who], delta_h, 1)
-            by_input = by_input + delta_x @ w_x.to(delta.dtype)  # [B, R, T, D]
+            by_input = by_input + (delta_x @ w_x.to(dtype)).to(delta.dtype)  # [B, R, T, D]
         return norms, by_input
 
     return hidden.sum(dim=2), backward
 
 
 # deltas(out, who, w_h) → the gradients by the gates' pre-activations, of the part that comes from
-# the input and of that from the hidden state, [B, R, T, G·H] each; ``out`` is that by the output.
+# the input and of that from the hidden state, [B, R, T, G·H] each, in the precision of w_h;
+# ``out`` is that by the output. What is carried from frame to frame keeps full precision.
 
 
 def _rnn_deltas(rnn, _from_x, _from_h, _before, now, last_first):
@@ -219,11 +221,10 @@ def _rnn_deltas(rnn, _from_x, _from_h, _before, now, last_first):
     slope = (now > 0).to(now) if rnn.nonlinearity == "relu" else 1 - now**2  # [B, T, H]
 
     def deltas(out, who, w_h):
-        result, carried, by_a = torch.empty_like(out), 0.0, slope[who, None].to(out.dtype)
+        result, carried = torch.empty_like(out, dtype=w_h.dtype), 0.0  # δh from the future
         for t in last_first:
-            step = (out[:, :, t] + carried) * by_a[:, :, t]
-            result[:, :, t] = step
-            carried = _times(step, w_h)
+            result[:, :, t] = (out[:, :, t] + carried) * slope[who, None, t]
+            carried = _times(result[:, :, t], w_h)
         return result, result
 
     return deltas
@@ -246,15 +247,16 @@ def _gru_deltas(rnn, from_x, from_h, before, _now, last_first):
     by_h = torch.stack([by_r, by_z, by_n * r], dim=-2)
 
     def deltas(out, who, w_h):
-        to_x, to_h = by_x[who, None].to(out.dtype), by_h[who, None].to(out.dtype)
-        keep = z[who, None].to(out.dtype)
-        result_x, result_h = (out.new_empty(*out.shape[:-1], 3, H) for _ in range(2))
+        to_x, to_h, keep = by_x[who, None], by_h[who, None], z[who, None]
+        result_x, result_h = (
+            out.new_empty(*out.shape[:-1], 3, H, dtype=w_h.dtype) for _ in range(2)
+        )
         carried = out.new_zeros(*out.shape[:2], H)  # δh from the future
         for t in last_first:
             delta = out[:, :, t] + carried  # [B, R, H]
-            torch.mul(delta[:, :, None], to_x[:, :, t], out=result_x[:, :, t])
-            torch.mul(delta[:, :, None], to_h[:, :, t], out=result_h[:, :, t])
-            carried = torch.addcmul(_times(result_h[:, :, t], w_h), delta, keep[:, :, t])
+            result_x[:, :, t] = delta[:, :, None] * to_x[:, :, t]
+            result_h[:, :, t] = delta[:, :, None] * to_h[:, :, t]
+            carried = delta * keep[:, :, t] + _times(result_h[:, :, t], w_h)
         return result_x.flatten(-2), result_h.flatten(-2)
 
     return deltas
@@ -281,18 +283,17 @@ def _lstm_deltas(_rnn, from_x, from_h, _before, _now, last_first):
     by_h = tanh_c * o * (1 - o)  # δ(pre-activation of o) / δh
 
     def deltas(out, who, w_h):
-        to_c, keep = to_cell[who, None].to(out.dtype), f[who, None].to(out.dtype)
-        from_c, from_h = by_cell[who, None].to(out.dtype), by_h[who, None].to(out.dtype)
+        to_c, keep, from_c, from_h = (a[who, None] for a in (to_cell, f, by_cell, by_h))
         B, R, T, H = out.shape
-        result = out.new_empty(B, R, T, 4, H)
+        result, gates = out.new_empty(B, R, T, 4, H, dtype=w_h.dtype), out.new_empty(B, R, 4, H)
         carried_h = carried_c = out.new_zeros(B, R, H)  # δh and δc from the future
         for t in last_first:
-            gates = result[:, :, t]  # [B, R, 4, H]
             delta_h = out[:, :, t] + carried_h
             delta_c = torch.addcmul(carried_c, delta_h, to_c[:, :, t])
             torch.mul(delta_c[:, :, None], from_c[:, :, t], out=gates[:, :, :3])
             torch.mul(delta_h, from_h[:, :, t], out=gates[:, :, 3])
-            carried_h = _times(gates, w_h)
+            result[:, :, t] = gates
+            carried_h = _times(result[:, :, t], w_h)
             carried_c = delta_c * keep[:, :, t]
         result = result.flatten(-2)
         return result, result
@@ -322,8 +323,8 @@ METHODS = ("rank", "unbiased", "exact", "last_layer", "logits")
 
 
 def expected_gradient_length(
-    tape: Tape, hypotheses: Hypotheses, method: str = "rank", directions: int = 6,
-    probes: int = 1, seed: int = 0,
+    tape: Tape, hypotheses: Hypotheses, method: str = "rank", directions: int = 5,
+    probes: int = 1, seed: int = 0, renormalise: bool = False,
 ) -> Tensor:  # fmt: skip
     """Σ_k p(y_k | x) ‖∇ℓ(x, y_k)‖² over all parameters, [B] (Huang et al. 2016, Eq. 4).
 
@@ -336,51 +337,61 @@ def expected_gradient_length(
       Σ_k p_k ‖g_k‖² is below ``TOLERANCE``; relative error below 1e-4 in single, 1e-8 in double.
     - ``"last_layer"``, ``"logits"``: only these parameters; no backward pass through the network.
 
-    Labelings of probability zero contribute nothing. Raises ``ValueError`` for an unknown method
-    and for ``directions`` or ``probes`` below 1.
+    The p_k are the model's own, or with ``renormalise`` made to sum to 1 over the K. Labelings of
+    probability zero contribute nothing. The result is in double precision, since the p_k of a long
+    utterance are small. Raises ``ValueError`` for an unknown method and for ``directions`` or
+    ``probes`` below 1.
     """
     if method not in METHODS:
         raise ValueError(f"unknown EGL method {method!r}: choose one of {', '.join(METHODS)}")
     if directions < 1 or probes < 1:
         raise ValueError(f"EGL needs directions and probes >= 1, not {directions} and {probes}")
     rows = weighted_gradients(tape.logits, hypotheses)  # the matrix A: [B, K, T, V]
+    mean = _expected_norm(tape, rows, method, directions, probes, seed).double()
+    return mean if renormalise else mean * hypotheses.mass()
+
+
+def weighted_gradients(logits: Tensor, hypotheses: Hypotheses) -> Tensor:
+    """The matrix A: √p̃_k · ∂ℓ(x, y_k)/∂logits, [B, K, T, V], where p̃ is p made to sum to 1 over the
+    K labelings (so that nothing underflows); zero where p_k is."""
+    gradients = labelings_gradients(logits.log_softmax(-1), hypotheses.labels, hypotheses.lengths)
+    shares = hypotheses.log_p.softmax(dim=1).nan_to_num(0.0)  # NaN where no labeling is possible
+    return gradients * shares.sqrt()[..., None, None]
+
+
+def _expected_norm(tape: Tape, rows: Tensor, method, directions, probes, seed) -> Tensor:
+    """Σ_k ‖Jᵀ A_k‖², [B], by one of ``METHODS``."""
     if method == "logits":
         return rows.square().sum(dim=(1, 2, 3))
-    fast = has_bf16(rows.device) and rows.dtype == torch.float32
+    half = rows.dtype == torch.float32 and has_bf16(rows.device)
+    rough = half and method != "exact"
     all_rows = rows.transpose(1, 2).flatten(2)[:, None]  # ‖Xᵀ[A₁ A₂ …]‖² = Σ_k ‖XᵀA_k‖²
-    last_of_all = tape.last_layer_squared_norms(all_rows)[:, 0]
+    last_of_all = tape.last_layer_squared_norms(all_rows, bf16=rough)[:, 0]
     if method == "last_layer":
         return last_of_all
-    shares, vectors = principal_directions(rows)
+    left, vectors = principal_directions(rows, bf16=rough)
     if method == "exact":
-        full, last = _to_tolerance(tape, rows, shares, vectors, fast)
-    else:
-        leading = combine(vectors[:, :, :directions], rows)  # [B, R, T, V]
-        full = tape.squared_norms(leading, bf16=fast).sum(dim=1)
-        if method == "unbiased":
-            signs = _signs(rows.shape[1], probes, seed).to(rows)  # [K, P]
-            within = vectors[:, :, :directions]
-            residual = combine(signs - within @ (within.mT @ signs), rows)
-            return full + tape.squared_norms(residual, bf16=fast).mean(dim=1)
-        last = tape.last_layer_squared_norms(leading).sum(dim=1)
+        return _to_tolerance(tape, rows, left, vectors, last_of_all, half)
+    vectors = vectors[:, :, :directions]
+    leading = combine(vectors, rows)  # [B, R, T, V]
+    full = tape.squared_norms(leading, bf16=half).sum(dim=1)
+    if method == "unbiased":
+        signs = _signs(rows.shape[1], probes, seed).to(rows)  # [K, P]
+        residual = combine(signs - vectors @ (vectors.mT @ signs), rows)
+        return full + tape.squared_norms(residual, bf16=half).mean(dim=1)
+    last = tape.last_layer_squared_norms(leading).sum(dim=1)
     # no gradient along the leading directions: none along any other
     return torch.where(last > 0, last_of_all * full / last, full)
 
 
-def weighted_gradients(logits: Tensor, hypotheses: Hypotheses) -> Tensor:
-    """The matrix A: √p_k · ∂ℓ(x, y_k)/∂logits, [B, K, T, V]; zero where p_k is."""
-    gradients = labelings_gradients(logits.log_softmax(-1), hypotheses.labels, hypotheses.lengths)
-    return gradients * hypotheses.log_p.exp().sqrt()[..., None, None]
-
-
-def principal_directions(rows: Tensor) -> tuple[Tensor, Tensor]:
+def principal_directions(rows: Tensor, bf16: bool = False) -> tuple[Tensor, Tensor]:
     """Left singular vectors of A, from the K × K matrix A Aᵀ: rows [B, K, T, V] →
 
     what is left of Σ_k p_k ‖g_k‖² after each of them (a share, [B, K], falling), and the vectors
-    in the columns of [B, K, K].
+    in the columns of [B, K, K], orthonormal whatever the precision of A Aᵀ.
     """
-    A = rows.flatten(2)
-    values, vectors = torch.linalg.eigh(A @ A.mT)  # ascending
+    A = rows.flatten(2).to(torch.bfloat16) if bf16 else rows.flatten(2)
+    values, vectors = torch.linalg.eigh((A @ A.mT).to(rows.dtype))  # ascending
     beyond = values.clamp_min(0).cumsum(-1)
     left = (beyond / beyond[:, -1:].clamp_min(torch.finfo(rows.dtype).tiny)).roll(1, dims=1)
     left[:, 0] = 0
@@ -398,24 +409,28 @@ def _signs(labelings: int, probes: int, seed: int) -> Tensor:
     return torch.randint(0, 2, (labelings, probes), generator=generator) * 2.0 - 1
 
 
-# exact EGL: share of Σ_k p_k ‖g_k‖² that the ratio estimates, by precision; and the share beyond
-# which half precision, relative error 2e-3, changes the sum by less than 1e-4
+# exact EGL: the share of Σ_k p_k ‖g_k‖² that is left to the ratio, by precision; and the share
+# that may be left to half precision, whose relative error is a few thousandths
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
-MINOR = 1e-2
-BLOCK = 8  # directions at a time
+MINOR = 6e-2
+GROUP = 4  # utterances at a time; those of a group need about as many directions
 
 
-def _to_tolerance(tape, rows, left, vectors, fast) -> tuple[Tensor, Tensor]:
-    """Full and last-layer norms along as many directions as each utterance needs, [B] each."""
-    full, last = rows.new_zeros(len(rows)), rows.new_zeros(len(rows))
-    before = torch.cat([left.new_ones(len(left), 1), left[:, :-1]], dim=1)  # left before each
-    for start in range(0, rows.shape[1], BLOCK):
-        unfinished = before[:, start] > TOLERANCE[rows.dtype]
-        minor = unfinished & (before[:, start] < MINOR) if fast else torch.zeros_like(unfinished)
-        for chosen, bf16 in ((unfinished & ~minor, False), (minor, True)):
-            who = chosen.nonzero()[:, 0]
-            if len(who):
-                block = combine(vectors[who, :, start : start + BLOCK], rows[who])
-                full[who] += tape.squared_norms(block, who, bf16).sum(dim=1)
-                last[who] += tape.last_layer_squared_norms(block, who).sum(dim=1)
-    return full, last
+def _to_tolerance(tape: Tape, rows, left, vectors, last_of_all, half: bool) -> Tensor:
+    """EGL along as many directions as each utterance needs, [B]; what is left by the ratio of full
+    to last-layer gradients along the minor ones, which it resembles."""
+    needed = 1 + (left > TOLERANCE[rows.dtype]).sum(dim=1)  # [B]
+    major = 1 + (left > MINOR).sum(dim=1)
+    score = torch.zeros_like(last_of_all)
+    for who in needed.argsort().split(GROUP):
+        first, end = int(major[who].max()), int(needed[who].max())
+        block = combine(vectors[who, :, :end], rows[who])
+        last = tape.last_layer_squared_norms(block, who)
+        near = last[:, first:] if end > first else last
+        full = full_near = tape.squared_norms(block[:, :first], who).sum(dim=1)
+        if end > first:
+            full_near = tape.squared_norms(block[:, first:], who, half).sum(dim=1)
+            full = full + full_near
+        ratio = full_near / near.sum(dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
+        score[who] = full + (last_of_all[who] - last.sum(dim=1)).clamp_min(0) * ratio
+    return score
