@@ -39,7 +39,7 @@ lint: .venv/installed ## style of code and notebooks
 lab: .venv/installed ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks
 
-bench: .venv/installed ## speed, as ratios within one run
+bench: .venv/installed build/rivals/installed ## speed, as ratios within one run (15 minutes)
 	$(PY) benchmarks/bench.py
 
 clean: ## remove everything that was computed but the committed results
@@ -58,6 +58,16 @@ SOURCES := $(wildcard src/alspeech/*.py src/alspeech/*.mplstyle configs/$(PRESET
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
+
+# rivals of the benchmark, apart from our own packages; one that cannot be had is left out
+build/rivals/installed: benchmarks/flashlight.lock benchmarks/pyctcdecode.lock | .venv/installed
+	mkdir -p $(@D)
+	-.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes \
+	  --target $(@D)/flashlight -r benchmarks/flashlight.lock
+	-.venv/bin/uv venv --quiet --clear --python $(PY) $(@D)/pyctcdecode && \
+	  .venv/bin/uv pip install --quiet --python $(@D)/pyctcdecode/bin/python --require-hashes \
+	  -r benchmarks/pyctcdecode.lock
 	@touch $@
 
 # the choice of DATA, rewritten only when it changes; LOST makes outputs anew that were removed

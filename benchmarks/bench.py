@@ -1,154 +1,107 @@
-"""``make bench``: speed as ratios within one run. Prints a table and writes build/bench.json.
+"""``make bench``: speed as ratios within one run. Prints a table; writes build/bench.json and .png.
 
-Everything on one thread, same inputs for both sides, warmed up, medians of REPEATS.
+Legend: B batch, T frames, V symbols, K labelings, R directions.
+
+Every part runs in a process of its own, on one thread, warmed up, both sides of a ratio on the same
+inputs and in the same process; times are medians of REPEATS. The inputs are the laptop preset's
+pool and its first base model, which are made if they are not there yet (two minutes).
+
+    python benchmarks/bench.py [PART …]     parts: egl autograd beam training growth gpu
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
-from scipy.stats import spearmanr
-from torch import nn
-from torch.nn import functional
 
-from alspeech.config import ROOT, ModelConfig, TrainingConfig
-from alspeech.ctc import ctc_losses
-from alspeech.decoding import n_best
-from alspeech.gradients import Tape, expected_gradient_length
-from alspeech.model import Bidirectional, DeepSpeech2
-from alspeech.training import autocast
+from alspeech import experiment
+from alspeech.config import ROOT, UserError, load_settings
+from alspeech.text import ENGLISH
+from alspeech.training import keep_freed_memory
 
-REPEATS = 5
-B, T, U, V, K, R = 16, 176, 18, 29, 100, 6  # 1.76 s of features, 18 characters
+K, REPEATS, UTTERANCES = 100, 5, 128
+OUTPUT = ROOT / "build" / "bench"
+PARTS = ("egl", "autograd", "beam", "training", "growth", "gpu")
 
 
-def median_seconds(call) -> float:
+def row(name: str, ours: float, theirs: float | None = None, unit: str = "ms an utterance") -> dict:
+    """One line of the table: a time (or number) of ours, of a rival, how many times faster."""
+    ratio = theirs / ours if theirs is not None and ours else None
+    return {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit}
+
+
+def median_ms(call, utterances: int, repeats: int = REPEATS) -> float:
+    """Median milliseconds an utterance of ``call()``, which handles so many of them."""
     call()  # warm-up: kernels compiled, memory allocated
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         begun = time.perf_counter()
         call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return 1e3 * statistics.median(times) / utterances
 
 
-def trained_a_little(features, labels) -> DeepSpeech2:
-    """A model that has seen the batch for a while, so that posteriors are neither flat nor sure."""
-    torch.manual_seed(0)
-    model = DeepSpeech2(ModelConfig(hidden=96), V)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
-        loss = ctc_losses(model(features).log_softmax(-1), labels).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
+def pool_batches(size: int = 32) -> tuple:
+    """The laptop preset's first base model, and at least UTTERANCES of its pool in batches drawn at
+    random, with transcripts."""
+    settings = load_settings("laptop")
+    data = experiment.prepare(settings)
+    model = experiment.load_base(settings, seed=0).cpu()
+    pool = data.split("pool")
+    batches = []
+    for index in data.store.groups(pool, size, np.random.default_rng(0)):
+        batches.append(data.store.batch(pool.iloc[index], ENGLISH.encode))
+        if sum(map(len, batches)) >= UTTERANCES:
+            return model, batches
 
 
-def plain_egl(model, features, hypotheses, utterances: int) -> list[float]:
-    """Equation 4 as it stands: one utterance at a time, K backward passes."""
-    scores = []
-    for b in range(utterances):
-        log_probs = model(features[b : b + 1]).log_softmax(-1)
-        total = 0.0
-        for k in range(K):
-            loss = ctc_losses(log_probs, [hypotheses.labeling(b, k)])
-            gradients = torch.autograd.grad(loss.sum(), list(model.parameters()), retain_graph=True)
-            norm = sum(g.square().sum() for g in gradients)
-            total += hypotheses.log_p[b, k].exp().item() * norm.item()
-        scores.append(total)
-    return scores
+def table(rows: list[dict]) -> str:
+    lines = [f"{'':<64}{'ours':>10}{'theirs':>10}{'ratio':>9}"]
+    number = lambda x, width: " " * width if x is None else f"{x:>{width}.4g}"  # noqa: E731
+    for r in rows:
+        ratio = f"{r['ratio']:>8.1f}x" if r["ratio"] is not None else " " * 9
+        cells = number(r["ours"], 10) + number(r["theirs"], 10)
+        lines.append(f"{r['name']:<64}{cells}{ratio}  {r['unit']}")
+    return "\n".join(lines)
 
 
-def training_step(model, features, labels, optimizer) -> None:
-    with autocast("cpu"):
-        logits = model(features)
-    loss = ctc_losses(logits.float().log_softmax(-1), labels).mean()
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), TrainingConfig().clip)
-    optimizer.step()
+def main(parts: list[str]) -> None:
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise UserError(f"unknown part '{unknown[0]}': choose of {', '.join(PARTS)}")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    experiment.base_model(load_settings("laptop"), seed=0)  # before any clock runs
+    for part in parts:
+        print(f"# {part}", flush=True)
+        subprocess.run([sys.executable, __file__, "--part", part], check=True)
+    found = [OUTPUT / f"{part}.json" for part in PARTS]
+    rows = [r for path in found if path.exists() for r in json.loads(path.read_text())["rows"]]
+    experiment.write_json(ROOT / "build" / "bench.json", {"rows": rows})
+    print("\n" + table(rows))
 
 
-class Packed(nn.Module):
-    """The same recurrent layer on packed sequences, as padded batches need it."""
+def run_part(part: str) -> None:
+    import parts
 
-    def __init__(self, layer: Bidirectional):
-        super().__init__()
-        self.rnn = layer.rnn
-
-    def forward(self, x):
-        lengths = torch.full((len(x),), x.shape[1])
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
-        y = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
-        return y.unflatten(-1, (2, -1)).sum(dim=2)
-
-
-def packed_fp32_step(model, features, labels, optimizer) -> None:
-    log_probs = functional.log_softmax(model.layers(features[:, None]), dim=-1)
-    loss = ctc_losses(log_probs, labels).mean()
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), TrainingConfig().clip)
-    optimizer.step()
-
-
-def main() -> None:
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(B, T, 40, generator=generator)
-    labels = torch.randint(1, V, (B, U), generator=generator).tolist()
-    model = trained_a_little(features, labels)
-    heard = features + 0.7 * torch.randn(B, T, 40, generator=generator)
-    few = 2
-
-    def egl(directions, size=B):
-        tape = Tape(model, heard[:size])
-        found = n_best(tape.logits.log_softmax(-1), K)
-        return expected_gradient_length(tape, found, directions)
-
-    with torch.no_grad():
-        hypotheses = n_best(model(heard).log_softmax(-1), K)
-    estimate, exact = egl(R), egl(0)
-    plain = torch.tensor(plain_egl(model, heard, hypotheses, few))
-    plain_seconds = median_seconds(lambda: plain_egl(model, heard, hypotheses, few)) / few
-    estimate_seconds = median_seconds(lambda: egl(R)) / B
-    exact_seconds = median_seconds(lambda: egl(0)) / B
-    learner = DeepSpeech2(ModelConfig(hidden=96), V)
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, fused=True)
-    step = median_seconds(lambda: training_step(learner, features, labels, optimizer)) / B
-    packed = DeepSpeech2(ModelConfig(hidden=96), V)
-    packed.layers = nn.Sequential(
-        *(Packed(layer) if isinstance(layer, Bidirectional) else layer for layer in packed.layers)
-    )
-    rival = torch.optim.AdamW(packed.parameters(), lr=1e-3)
-    packed_step = median_seconds(lambda: packed_fp32_step(packed, features, labels, rival)) / B
-    rows = [
-        (f"EGL, {R} directions, against {K} backward passes", estimate_seconds, plain_seconds),
-        (f"EGL, exact, against {K} backward passes", exact_seconds, plain_seconds),
-        (f"EGL, {R} directions, against one training pass", estimate_seconds, step),
-        ("training step against packed sequences in fp32", step, packed_step),
-    ]
-    table = [
-        {"name": name, "ours": ours * 1e3, "theirs": theirs * 1e3, "ratio": theirs / ours,
-         "unit": "ms an utterance"} for name, ours, theirs in rows
-    ]  # fmt: skip
-    for row in table:
-        print(f"{row['name']:<56}{row['ours']:>9.2f}{row['theirs']:>9.2f} ms{row['ratio']:>8.1f} x")
-    quality = {
-        "spearman_with_exact": float(spearmanr(estimate, exact)[0]),
-        "median_ratio_to_exact": float((estimate / exact).median()),
-        "largest_relative_error_of_exact": float((exact[:few] / plain - 1).abs().max()),
-    }
-    for name, value in quality.items():
-        print(f"{name:<56}{value:>9.2g}")
-    output = ROOT / "build" / "bench.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"rows": table, "quality": quality}, indent=1) + "\n")
+    keep_freed_memory()
+    record = getattr(parts, part)()
+    experiment.write_json(OUTPUT / f"{part}.json", record)
+    print(table(record["rows"]), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        run_part(sys.argv[2]) if sys.argv[1:2] == ["--part"] else main(sys.argv[1:] or list(PARTS))
+    except UserError as error:
+        sys.exit(f"error: {error}")

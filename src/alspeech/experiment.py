@@ -38,7 +38,7 @@ from .model import DeepSpeech2
 from .querying import query, score
 from .statistics import interval
 from .text import ENGLISH
-from .training import fit
+from .training import fit, keep_freed_memory
 
 CELLS = ROOT / "build" / "cells"
 BASE, ALL = "base", "all"  # the strategies that query nothing and everything
@@ -337,6 +337,7 @@ def grid(settings: Settings) -> list[tuple]:
 def _worker(step, settings, arguments):
     """Runs in a worker process, which has one core to itself."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     return step(settings, *arguments)
 
 

@@ -72,11 +72,10 @@ class Tape:
         return total
 
     @torch.no_grad()
-    def last_layer_squared_norms(self, directions, who=slice(None), bf16=False) -> Tensor:
+    def last_layer_squared_norms(self, directions: Tensor, who=slice(None)) -> Tensor:
         """The last layer's share of :meth:`squared_norms`; needs no backward pass. [B, R]."""
         layer, x = self._last
-        delta = directions.to(torch.bfloat16) if bf16 else directions
-        return outer_squared_norms(x[who], delta, int(layer.bias is not None))
+        return outer_squared_norms(x[who], directions, int(layer.bias is not None))
 
 
 def outer_squared_norms(x: Tensor, delta: Tensor, bias: int) -> Tensor:
@@ -189,34 +188,37 @@ def _recurrent(layer, x, _need_input):
         now = hidden[:, :, d]
         first = torch.zeros_like(now[:, :1])
         before = torch.cat([now[:, 1:], first] if d else [first, now[:, :-1]], dim=1)  # [B, T, H]
-        from_x = functional.linear(x, w_x, b_x)  # [B, T, G·H]
-        from_h = functional.linear(before, w_h, b_h)
         last_first = range(T) if d else range(T - 1, -1, -1)
-        deltas = DELTAS[type(rnn)](rnn, from_x, from_h, before, now, last_first)
-        parts.append((w_x, w_h, before, deltas))
+        if isinstance(rnn, nn.GRU):  # what comes from the hidden state is gated on its own
+            from_x, from_h = functional.linear(x, w_x, b_x), functional.linear(before, w_h, b_h)
+            deltas, inputs = _gru_deltas(from_x, from_h, before, last_first), (x, before)
+        else:
+            both = torch.cat([x, before], dim=-1)
+            gates = functional.linear(both, torch.cat([w_x, w_h], dim=1), b_x + b_h)
+            lstm = isinstance(rnn, nn.LSTM)
+            deltas = _lstm_deltas(gates, last_first) if lstm else _rnn_deltas(rnn, now, last_first)
+            inputs = (both,)
+        parts.append((w_x, w_h, inputs, deltas))
 
     def backward(delta, who, dtype):
         norms, by_input = 0.0, 0.0
-        for w_x, w_h, before, deltas in parts:  # both directions receive the sum's delta
-            delta_x, delta_h = deltas(delta, who, w_h.to(dtype))  # [B, R, T, G·H], in dtype
-            if delta_x is delta_h:  # both matrices receive one delta: one product serves both
-                both = torch.cat([x[who], before[who]], dim=-1)
-                norms = norms + outer_squared_norms(both, delta_x, 2)
-            else:
-                norms = norms + outer_squared_norms(x[who], delta_x, 1)
-                norms = norms + outer_squared_norms(before[who], delta_h, 1)
-            by_input = by_input + (delta_x @ w_x.to(dtype)).to(delta.dtype)  # [B, R, T, D]
+        for w_x, w_h, inputs, deltas in parts:  # both directions receive the sum's delta
+            of_gates = deltas(delta, who, w_h.to(dtype))  # [B, R, T, G·H] each, in dtype
+            for source, by_gates in zip(inputs, of_gates, strict=True):
+                # where one delta serves both matrices, it serves two biases, too
+                norms = norms + outer_squared_norms(source[who], by_gates, 3 - len(inputs))
+            by_input = by_input + (of_gates[0] @ w_x.to(dtype)).to(delta.dtype)  # [B, R, T, D]
         return norms, by_input
 
     return hidden.sum(dim=2), backward
 
 
-# deltas(out, who, w_h) → the gradients by the gates' pre-activations, of the part that comes from
-# the input and of that from the hidden state, [B, R, T, G·H] each, in the precision of w_h;
-# ``out`` is that by the output. What is carried from frame to frame keeps full precision.
+# deltas(out, who, w_h) → the gradients by the gates' pre-activations, [B, R, T, G·H], in the
+# precision of w_h (for a GRU of the part that comes from the input and of that from the hidden
+# state); ``out`` is that by the output. What is carried from frame to frame keeps full precision.
 
 
-def _rnn_deltas(rnn, _from_x, _from_h, _before, now, last_first):
+def _rnn_deltas(rnn, now, last_first):
     """h = φ(a), a = W_x x + W_h h₋₁ + b. δa = φ'(a) δh; δh₋₁ += W_hᵀ δa."""
     slope = (now > 0).to(now) if rnn.nonlinearity == "relu" else 1 - now**2  # [B, T, H]
 
@@ -225,18 +227,18 @@ def _rnn_deltas(rnn, _from_x, _from_h, _before, now, last_first):
         for t in last_first:
             result[:, :, t] = (out[:, :, t] + carried) * slope[who, None, t]
             carried = _times(result[:, :, t], w_h)
-        return result, result
+        return (result,)
 
     return deltas
 
 
-def _gru_deltas(rnn, from_x, from_h, before, _now, last_first):
+def _gru_deltas(from_x, from_h, before, last_first):
     """r, z = σ(·); n = tanh(a_n + r ∘ c_n) with c_n = W_hn h₋₁ + b_hn; h = (1 − z) n + z h₋₁.
 
     The candidate's hidden part is gated by r, so input and hidden matrices receive different
     deltas in the third gate.
     """
-    H = rnn.hidden_size
+    H = before.shape[2]
     r, z = torch.sigmoid(from_x[..., : 2 * H] + from_h[..., : 2 * H]).chunk(2, dim=-1)
     c = from_h[..., 2 * H :]
     n = torch.tanh(from_x[..., 2 * H :] + r * c)
@@ -262,12 +264,12 @@ def _gru_deltas(rnn, from_x, from_h, before, _now, last_first):
     return deltas
 
 
-def _lstm_deltas(_rnn, from_x, from_h, _before, _now, last_first):
+def _lstm_deltas(gates, last_first):
     """c = f c₋₁ + i g; h = o tanh(c), gates in torch's order i, f, g, o.
 
     δc = δh o (1 − tanh²c) + f₊₁ δc₊₁; the cell states are recomputed from the gates.
     """
-    i, f, g, o = (from_x + from_h).chunk(4, dim=-1)  # [B, T, H]
+    i, f, g, o = gates.chunk(4, dim=-1)  # [B, T, H]
     i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
     new, cells, before = i * g, torch.empty_like(i), torch.empty_like(i)
     cell = torch.zeros_like(i[:, 0])
@@ -275,28 +277,28 @@ def _lstm_deltas(_rnn, from_x, from_h, _before, _now, last_first):
         before[:, t] = cell
         cell = torch.addcmul(new[:, t], f[:, t], cell)
         cells[:, t] = cell
+    less = lambda a, b: torch.addcmul(a, a, b, value=-1)  # a (1 − b)  # noqa: E731
     tanh_c = torch.tanh(cells)
-    to_cell = o * (1 - tanh_c**2)  # δc / δh
     by_cell = torch.stack(  # δ(pre-activations of i, f, g) / δc
-        [new * (1 - i), before * f * (1 - f), i * (1 - g**2)], dim=-2
+        [less(new, i), less(before * f, f), less(i, g * g)], dim=-2
     )  # [B, T, 3, H]
-    by_h = tanh_c * o * (1 - o)  # δ(pre-activation of o) / δh
+    by_h = less(tanh_c * o, o)  # δ(pre-activation of o) / δh
+    to_cell = less(o, tanh_c * tanh_c)  # δc / δh
 
     def deltas(out, who, w_h):
         to_c, keep, from_c, from_h = (a[who, None] for a in (to_cell, f, by_cell, by_h))
         B, R, T, H = out.shape
-        result, gates = out.new_empty(B, R, T, 4, H, dtype=w_h.dtype), out.new_empty(B, R, 4, H)
+        result, step = out.new_empty(B, R, T, 4, H, dtype=w_h.dtype), out.new_empty(B, R, 4, H)
         carried_h = carried_c = out.new_zeros(B, R, H)  # δh and δc from the future
         for t in last_first:
             delta_h = out[:, :, t] + carried_h
             delta_c = torch.addcmul(carried_c, delta_h, to_c[:, :, t])
-            torch.mul(delta_c[:, :, None], from_c[:, :, t], out=gates[:, :, :3])
-            torch.mul(delta_h, from_h[:, :, t], out=gates[:, :, 3])
-            result[:, :, t] = gates
+            torch.mul(delta_c[:, :, None], from_c[:, :, t], out=step[:, :, :3])
+            torch.mul(delta_h, from_h[:, :, t], out=step[:, :, 3])
+            result[:, :, t] = step
             carried_h = _times(result[:, :, t], w_h)
             carried_c = delta_c * keep[:, :, t]
-        result = result.flatten(-2)
-        return result, result
+        return (result.flatten(-2),)
 
     return deltas
 
@@ -306,7 +308,6 @@ def _times(gates: Tensor, w_h: Tensor) -> Tensor:
     return (gates.flatten(0, 1).flatten(1) @ w_h).unflatten(0, gates.shape[:2])
 
 
-DELTAS = {nn.RNN: _rnn_deltas, nn.GRU: _gru_deltas, nn.LSTM: _lstm_deltas}
 RULES = {
     nn.Linear: _linear,
     nn.BatchNorm2d: _norm,
@@ -364,12 +365,12 @@ def _expected_norm(tape: Tape, rows: Tensor, method, directions, probes, seed) -
     if method == "logits":
         return rows.square().sum(dim=(1, 2, 3))
     half = rows.dtype == torch.float32 and has_bf16(rows.device)
-    rough = half and method != "exact"
-    all_rows = rows.transpose(1, 2).flatten(2)[:, None]  # ‖Xᵀ[A₁ A₂ …]‖² = Σ_k ‖XᵀA_k‖²
-    last_of_all = tape.last_layer_squared_norms(all_rows, bf16=rough)[:, 0]
+    rough = rows.to(torch.bfloat16) if half and method != "exact" else rows
+    all_rows = rough.transpose(1, 2).flatten(2)[:, None]  # ‖Xᵀ[A₁ A₂ …]‖² = Σ_k ‖XᵀA_k‖²
+    last_of_all = tape.last_layer_squared_norms(all_rows)[:, 0]
     if method == "last_layer":
         return last_of_all
-    left, vectors = principal_directions(rows, bf16=rough)
+    left, vectors = principal_directions(rough)
     if method == "exact":
         return _to_tolerance(tape, rows, left, vectors, last_of_all, half)
     vectors = vectors[:, :, :directions]
@@ -384,16 +385,16 @@ def _expected_norm(tape: Tape, rows: Tensor, method, directions, probes, seed) -
     return torch.where(last > 0, last_of_all * full / last, full)
 
 
-def principal_directions(rows: Tensor, bf16: bool = False) -> tuple[Tensor, Tensor]:
+def principal_directions(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Left singular vectors of A, from the K × K matrix A Aᵀ: rows [B, K, T, V] →
 
     what is left of Σ_k p_k ‖g_k‖² after each of them (a share, [B, K], falling), and the vectors
     in the columns of [B, K, K], orthonormal whatever the precision of A Aᵀ.
     """
-    A = rows.flatten(2).to(torch.bfloat16) if bf16 else rows.flatten(2)
-    values, vectors = torch.linalg.eigh((A @ A.mT).to(rows.dtype))  # ascending
+    A = rows.flatten(2)
+    values, vectors = torch.linalg.eigh((A @ A.mT).to(_wide(A)))  # ascending
     beyond = values.clamp_min(0).cumsum(-1)
-    left = (beyond / beyond[:, -1:].clamp_min(torch.finfo(rows.dtype).tiny)).roll(1, dims=1)
+    left = (beyond / beyond[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)).roll(1, dims=1)
     left[:, 0] = 0
     return left.flip(-1), vectors.flip(-1)
 
@@ -410,27 +411,35 @@ def _signs(labelings: int, probes: int, seed: int) -> Tensor:
 
 
 # exact EGL: the share of Σ_k p_k ‖g_k‖² that is left to the ratio, by precision; and the share
-# that may be left to half precision, whose relative error is a few thousandths
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
+# that may be left to half precision, whose relative error is about a thousandth
+TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}
 MINOR = 6e-2
-GROUP = 4  # utterances at a time; those of a group need about as many directions
+GROUP = 6  # utterances at a time
 
 
 def _to_tolerance(tape: Tape, rows, left, vectors, last_of_all, half: bool) -> Tensor:
-    """EGL along as many directions as each utterance needs, [B]; what is left by the ratio of full
-    to last-layer gradients along the minor ones, which it resembles."""
+    """EGL along as many directions as each utterance needs, [B]; what is left, by the ratio of full
+    to last-layer gradients along its minor directions, which it resembles most."""
     needed = 1 + (left > TOLERANCE[rows.dtype]).sum(dim=1)  # [B]
     major = 1 + (left > MINOR).sum(dim=1)
-    score = torch.zeros_like(last_of_all)
-    for who in needed.argsort().split(GROUP):
-        first, end = int(major[who].max()), int(needed[who].max())
-        block = combine(vectors[who, :, :end], rows[who])
-        last = tape.last_layer_squared_norms(block, who)
-        near = last[:, first:] if end > first else last
-        full = full_near = tape.squared_norms(block[:, :first], who).sum(dim=1)
-        if end > first:
-            full_near = tape.squared_norms(block[:, first:], who, half).sum(dim=1)
-            full = full + full_near
-        ratio = full_near / near.sum(dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
-        score[who] = full + (last_of_all[who] - last.sum(dim=1)).clamp_min(0) * ratio
-    return score
+    full, last = _along(tape, rows, vectors, torch.zeros_like(major), major, bf16=False)
+    minor, near = _along(tape, rows, vectors, major, needed, bf16=half)
+    ratio = torch.where(near > 0, minor / near, full / last).nan_to_num(0.0, posinf=0.0)
+    return full + minor + (last_of_all - last - near).clamp_min(0) * ratio
+
+
+def _along(tape: Tape, rows, vectors, begin, end, bf16: bool) -> tuple[Tensor, Tensor]:
+    """Full and last-layer norms along each utterance's directions from ``begin`` to ``end``, [B]
+    each. Those that need about as many go together."""
+    K, count = vectors.shape[2], end - begin
+    full, last = (rows.new_zeros(len(rows)) for _ in range(2))
+    for who in count.argsort().split(GROUP):
+        width = int(count[who].max())
+        if width:
+            columns = begin[who, None] + torch.arange(width, device=begin.device)  # [n, width]
+            wanted = (columns < end[who, None])[:, None]
+            columns = columns.clamp_max(K - 1)[:, None].expand(-1, vectors.shape[1], -1)
+            block = combine(vectors[who].gather(2, columns) * wanted, rows[who])
+            full[who] = tape.squared_norms(block, who, bf16).sum(dim=1)
+            last[who] = tape.last_layer_squared_norms(block, who).sum(dim=1)
+    return full, last

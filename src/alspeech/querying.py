@@ -12,7 +12,7 @@ from .features import FeatureStore
 
 @torch.no_grad()
 def score(
-    model, store: FeatureStore, pool: pd.DataFrame, strategy: str, batch: int = 16, report=None,
+    model, store: FeatureStore, pool: pd.DataFrame, strategy: str, batch: int = 32, report=None,
     **options,
 ) -> pd.Series:  # fmt: skip
     """An acquisition function's score of every pool utterance, indexed by ``utt_id``.

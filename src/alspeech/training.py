@@ -6,7 +6,9 @@ a process (experiment.py runs a process a core).
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import time
 from dataclasses import replace
 
@@ -18,6 +20,18 @@ from .config import TrainingConfig, UserError
 from .ctc import ctc_losses
 from .features import FeatureStore, spec_augment
 from .text import Alphabet
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees (glibc only; elsewhere nothing is changed).
+
+    Every step of training and scoring asks for the same large blocks again; glibc gives them back
+    to the system meanwhile, and then each page must be faulted in anew: a tenth of the time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+        mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD, bytes
 
 
 def has_bf16(device: torch.device | str) -> bool:

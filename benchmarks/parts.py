@@ -1,0 +1,290 @@
+"""The benchmark's parts. Each returns {"rows": [...]} and, for the picture, its curves."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from bench import K, median_ms, pool_batches, row
+from rivals import (
+    AUTOGRAD,
+    FLASHLIGHT,
+    Packed,
+    flashlight,
+    plain_egl,
+    pyctcdecode,
+    rescored,
+)
+from scipy.stats import spearmanr
+from torch import nn
+
+from alspeech import querying
+from alspeech.config import TrainingConfig
+from alspeech.ctc import ctc_losses, labelings_gradients
+from alspeech.decoding import n_best
+from alspeech.features import Batch, FeatureStore
+from alspeech.gradients import Tape, expected_gradient_length
+from alspeech.model import Bidirectional, DeepSpeech2
+from alspeech.training import autocast
+
+DIRECTIONS = (1, 2, 3, 4, 5, 6, 8)
+DEFAULT = 5
+
+
+def egl_score(model, features, **options):
+    with torch.no_grad():
+        tape = Tape(model, features)
+        hypotheses = n_best(tape.logits.log_softmax(-1), K)
+        return expected_gradient_length(tape, hypotheses, **options)
+
+
+def egl_rows(model, batches: list, label: str = "") -> tuple[list[dict], list[dict]]:
+    """EGL against the plain way and a training pass; its agreement with the plain way's numbers."""
+    utterances = sum(map(len, batches))
+    ours = lambda **options: [egl_score(model, b.features, **options) for b in batches]  # noqa: E731
+    milliseconds = lambda **options: median_ms(lambda: ours(**options), utterances)  # noqa: E731
+    with torch.no_grad():
+        found = [n_best(model(b.features).log_softmax(-1), K) for b in batches]
+    plain = lambda b, i: plain_egl(model, batches[b].features[i : i + 1], found[b], i)  # noqa: E731
+    of_all = torch.tensor(
+        [plain(b, i) for b in range(len(batches)) for i in range(len(batches[b]))]
+    )
+    one_of_each = lambda: [plain(b, 0) for b in range(len(batches))]  # noqa: E731
+    plain_ms = median_ms(one_of_each, len(batches))
+    exact_ms, exact = milliseconds(method="exact"), torch.cat(ours(method="exact")).cpu()
+    curve = []
+    for R in DIRECTIONS:
+        scores = torch.cat(ours(directions=R)).cpu()
+        curve.append({
+            "directions": R, "ms": milliseconds(directions=R),
+            "spearman": spearmanr(scores, of_all)[0], "ratio": float((scores / of_all).median()),
+        })  # fmt: skip
+    default = curve[DIRECTIONS.index(DEFAULT)]
+    step = training_ms(model, batches)
+    name = f"{label}EGL, K = {K}, R = {DEFAULT}"
+    rows = [
+        row(f"{name}, against the plain way", default["ms"], plain_ms),
+        row(f"{name}: Spearman with the plain way, {utterances} utterances", default["spearman"],
+            unit=""),
+        row(f"{name}: median ratio to the plain way", default["ratio"], unit=""),
+        row(f"{label}EGL, K = {K}, exact, against the plain way", exact_ms, plain_ms),
+        row(f"{label}EGL, exact: largest relative error", float((exact / of_all - 1).abs().max()),
+            unit=""),
+        row(f"{name}, in training passes over the same utterances", default["ms"] / step, unit="x"),
+        row(f"{label}last layer only, against the plain way", milliseconds(method="last_layer"),
+            plain_ms),
+    ]  # fmt: skip
+    return rows, curve
+
+
+def egl() -> dict:
+    model, batches = pool_batches()
+    rows, curve = egl_rows(model, batches)
+    return {"rows": rows, "curve": curve}
+
+
+def autograd() -> dict:
+    """What torch itself offers for K gradient norms of one utterance, for every recurrent cell."""
+    model, batches = pool_batches()
+    rows = []
+    features = batches[0].features[:1]
+    for cell in ("lstm", "gru", "rnn"):
+        torch.manual_seed(0)
+        other = DeepSpeech2(replace(model.config, cell=cell), model.layers[-1].out_features)
+        other = model if cell == "lstm" else other.eval()
+        with torch.no_grad():
+            logits = other(features)
+        found = n_best(logits.log_softmax(-1), K)
+        g = labelings_gradients(logits.log_softmax(-1), found.labels, found.lengths)[0]
+        ours = lambda: Tape(other, features).squared_norms(g[None])[0]  # noqa: B023, E731
+        ours_ms = median_ms(ours, 1)
+        truth = AUTOGRAD["one by one"](other, features, g)
+        assert torch.allclose(ours(), truth, rtol=1e-3)
+        for name, form in AUTOGRAD.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of missing batching rules
+                call = lambda: form(other, features, g)  # noqa: B023, E731
+                assert torch.allclose(call(), truth, rtol=1e-3), name
+                rows.append(row(f"{cell}: all {K} norms of one utterance, against autograd, {name}",
+                                ours_ms, median_ms(call, 1)))  # fmt: skip
+    return {"rows": rows}
+
+
+def ms_and_mass(log_probs: torch.Tensor, beam: int = K) -> tuple[float, float]:
+    """Milliseconds an utterance and the mean mass of our ``K`` best of a beam."""
+    milliseconds = median_ms(lambda: n_best(log_probs, K, beam), len(log_probs))
+    return milliseconds, n_best(log_probs, K, beam).mass().mean().item()
+
+
+def beam() -> dict:
+    model, batches = pool_batches()
+    batch = max(batches, key=len)
+    with torch.no_grad():
+        log_probs = model(batch.features).log_softmax(-1)
+    rows = []
+    ours_ms, ours_mass = ms_and_mass(log_probs)
+    wide_ms, wide_mass = ms_and_mass(log_probs, 2 * K)
+    rivals = {}
+    for name, options in FLASHLIGHT.items():
+        decode = flashlight(*options)
+        if decode is None:
+            print("flashlight-text is not installed: its rows are left out (see the Makefile)")
+            break
+        milliseconds = median_ms(lambda: decode(log_probs), len(batch))  # noqa: B023
+        rivals[f"flashlight, {name}"] = milliseconds, decode(log_probs)
+    for name, (seconds, labelings) in pyctcdecode(log_probs).items():
+        rivals[f"pyctcdecode, {name}"] = 1e3 * seconds / len(batch), labelings
+    for name, (milliseconds, labelings) in rivals.items():
+        mass = rescored(log_probs, labelings).mass().mean().item()
+        better = mass > ours_mass
+        rows += [
+            row(f"{K} best, beam {2 * K if better else K}, against {name}",
+                wide_ms if better else ours_ms, milliseconds),
+            row("    mean mass of the beams", wide_mass if better else ours_mass, mass, "of 1"),
+        ]  # fmt: skip
+    rows = rows or [row(f"{K} best, beam {K}", ours_ms)]
+    return {"rows": rows}
+
+
+def training_ms(model, batches) -> float:
+    """One pass of forward, backward and update over the batches, as training.fit does it."""
+    learner = DeepSpeech2(model.config, model.layers[-1].out_features)
+    learner.to(batches[0].features.device)
+    return steps_ms(learner, batches, half=True)
+
+
+def steps_ms(learner, batches, half: bool) -> float:
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, fused=half)
+    device = batches[0].features.device.type
+
+    def step(batch):
+        if half:
+            with autocast(device):
+                logits = learner(batch.features).float()
+        else:
+            logits = learner(batch.features)
+        loss = ctc_losses(logits.log_softmax(-1), batch.labels, zero_infinity=True).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), TrainingConfig().clip)
+        optimizer.step()
+
+    return median_ms(lambda: [step(b) for b in batches], sum(map(len, batches)))
+
+
+def training() -> dict:
+    model, batches = pool_batches()
+    packed = DeepSpeech2(model.config, model.layers[-1].out_features)
+    packed.layers = nn.Sequential(
+        *(Packed(layer) if isinstance(layer, Bidirectional) else layer for layer in packed.layers)
+    )
+    theirs = steps_ms(packed, batches, half=False)
+    ours = training_ms(model, batches)
+    return {"rows": [row("training step, against packed sequences in fp32", ours, theirs)]}
+
+
+def growth() -> dict:
+    """EGL over pools of 1 k, 10 k and 50 k utterances, features streamed from the disk."""
+    import json
+    import subprocess
+
+    curve = []
+    for size in (1000, 10_000, 50_000):
+        call = f"import parts, json; print(json.dumps(parts.growth_of({size})))"
+        out = subprocess.run(
+            [sys.executable, "-c", call], cwd=Path(__file__).parent, check=True,
+            stdout=subprocess.PIPE, text=True,
+        ).stdout  # fmt: skip
+        curve.append(json.loads(out.splitlines()[-1]))
+    first, last = curve[0], curve[-1]
+    rows = []
+    for point in curve:
+        name = f"EGL scoring of {point['utterances']} utterances"
+        rows.append(row(name, point["ms"]))
+        rows.append(row("    peak memory of the process, mapped files aside", point["mib"],
+                        unit="MiB"))  # fmt: skip
+    rows += [
+        row("time an utterance, 50 k against 1 k", last["ms"] / first["ms"], unit="x"),
+        row("memory, 50 k over 1 k", last["mib"] - first["mib"], unit="MiB"),
+    ]
+    return {"rows": rows, "curve": curve}
+
+
+def growth_of(size: int) -> dict:
+    """Time and memory of one pool; the laptop pool's features over and over under new names."""
+    import time
+
+    from alspeech import experiment
+    from alspeech.config import load_settings
+    from alspeech.training import keep_freed_memory
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    settings = load_settings("laptop")
+    data = experiment.prepare(settings)
+    model = experiment.load_base(settings, seed=0).cpu()
+    pool = data.split("pool")
+    with tempfile.TemporaryDirectory(dir=experiment.ROOT / "build") as folder:
+        tile(Path(folder), data.store, list(pool["utt_id"]), size)
+        store = FeatureStore(Path(folder))
+        utterances = pd.DataFrame({"utt_id": list(store.frames)})
+        querying.score(model, store, utterances[:200], "egl")  # warm-up
+        peak = [anonymous_mib()]
+        begun = time.perf_counter()
+        scores = querying.score(
+            model, store, utterances, "egl", report=lambda *_: peak.append(anonymous_mib())
+        )
+        seconds = time.perf_counter() - begun
+    assert len(scores) == size and np.isfinite(scores).all()
+    return {"utterances": size, "ms": 1e3 * seconds / size, "mib": max(peak)}
+
+
+def tile(folder: Path, store: FeatureStore, utt_ids: list, size: int) -> None:
+    """Features of ``size`` utterances, those of ``utt_ids`` in turn, in a store's two files."""
+    chosen = [utt_ids[i % len(utt_ids)] for i in range(size)]
+    frames = [store.frames[utt_id] for utt_id in chosen]
+    bins = store[chosen[0]].shape[1]
+    out = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, (sum(frames), bins))
+    start = 0
+    for utt_id, count in zip(chosen, frames, strict=True):
+        out[start : start + count] = store[utt_id].numpy()
+        start += count
+    out.flush()
+    index = pd.DataFrame({"utt_id": [f"u{i:06d}" for i in range(size)], "frames": frames})
+    index.to_csv(folder / "index.csv", index=False)
+
+
+def anonymous_mib() -> float:
+    """Memory that this process holds now, pages of mapped files aside (the system may drop those);
+    where Linux does not tell, its peak with them."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def gpu() -> dict:
+    """EGL's rows on a GPU, where there is one: the laptop model and the paper's model."""
+    if not torch.cuda.is_available():
+        print("no GPU here: its rows are left out")
+        return {"rows": []}
+    model, batches = pool_batches()
+    rows = egl_rows(model.cuda(), [b.to("cuda") for b in batches], "GPU, laptop model: ")[0]
+    from alspeech.config import load_settings
+
+    torch.manual_seed(0)
+    settings = load_settings("paper")
+    paper = DeepSpeech2(settings.model, model.layers[-1].out_features).cuda().eval()
+    generator = torch.Generator().manual_seed(0)
+    seconds = torch.randn(8, 400, settings.model.bins, generator=generator).cuda()  # four seconds
+    batch = Batch(tuple("abcdefgh"), seconds, tuple([1, 2, 3] * 10 for _ in range(8)))
+    return {"rows": rows + egl_rows(paper, [batch], "GPU, paper model: ")[0]}
