@@ -18,7 +18,6 @@ from rivals import (
     FLASHLIGHT,
     Packed,
     flashlight,
-    plain_egl,
     pyctcdecode,
     rescored,
 )
@@ -30,7 +29,7 @@ from alspeech.config import TrainingConfig
 from alspeech.ctc import ctc_losses, labelings_gradients
 from alspeech.decoding import n_best
 from alspeech.features import Batch, FeatureStore
-from alspeech.gradients import Tape, expected_gradient_length
+from alspeech.gradients import Tape, expected_gradient_length, plain_egl
 from alspeech.model import Bidirectional, DeepSpeech2
 from alspeech.training import autocast
 

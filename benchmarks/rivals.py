@@ -19,25 +19,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from alspeech.config import ROOT
-from alspeech.ctc import ctc_losses, labelings_log_p
+from alspeech.ctc import labelings_log_p
 from alspeech.decoding import Hypotheses
 from alspeech.text import ENGLISH
 
 RIVALS = ROOT / "build" / "rivals"  # made by `make bench`
 
 # ---------------------------------------------------------------- gradients
-
-
-def plain_egl(model, features: Tensor, hypotheses: Hypotheses, b: int) -> float:
-    """Equation 4 as it stands, for one utterance [1, T, F]: a forward and K backward passes."""
-    log_probs, parameters, total = model(features).log_softmax(-1), list(model.parameters()), 0.0
-    for k in range(hypotheses.log_p.shape[1]):
-        if hypotheses.log_p[b, k] > -math.inf:
-            loss = ctc_losses(log_probs, [hypotheses.labeling(b, k)]).sum()
-            gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
-            norm = sum(gradient.square().sum() for gradient in gradients)
-            total += math.exp(hypotheses.log_p[b, k].item()) * norm.item()
-    return total
 
 
 def total_squares(gradients) -> Tensor:

@@ -22,11 +22,13 @@ would make an utterance's gradient depend on its batch-mates.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .ctc import labelings_gradients
+from .ctc import ctc_losses, labelings_gradients
 from .decoding import Hypotheses
 from .model import Bidirectional, SequenceNorm, ToSequence
 from .training import has_bf16
@@ -350,6 +352,19 @@ def expected_gradient_length(
     rows = weighted_gradients(tape.logits, hypotheses)  # the matrix A: [B, K, T, V]
     mean = _expected_norm(tape, rows, method, directions, probes, seed).double()
     return mean if renormalise else mean * hypotheses.mass()
+
+
+def plain_egl(model: nn.Module, features: Tensor, hypotheses: Hypotheses, b: int = 0) -> float:
+    """Equation 4 as it stands, for utterance ``b`` of the hypotheses: one forward pass of its
+    features [1, T, F], and a backward pass for each labeling. What all of the above is held
+    against."""
+    log_probs, parameters, total = model(features).log_softmax(-1), list(model.parameters()), 0.0
+    for k in hypotheses.log_p[b].isfinite().nonzero()[:, 0].tolist():
+        loss = ctc_losses(log_probs, [hypotheses.labeling(b, k)]).sum()
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+        norm = sum(gradient.square().sum().item() for gradient in gradients)
+        total += math.exp(hypotheses.log_p[b, k].item()) * norm
+    return total
 
 
 def weighted_gradients(logits: Tensor, hypotheses: Hypotheses) -> Tensor:

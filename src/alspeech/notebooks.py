@@ -8,12 +8,18 @@ import html
 import logging
 import math
 import os
+import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 from IPython.display import HTML
+from torch.nn import functional
 
+from .acquisition import ACQUISITIONS
 from .config import ROOT, Settings, UserError
+from .decoding import n_best
+from .gradients import Tape, plain_egl, principal_directions, weighted_gradients
 
 
 def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
@@ -35,6 +41,40 @@ def _shown(value) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.3g}"
     return str(value)
+
+
+def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What EGL from few directions misses and costs, over some batches of utterances.
+
+    Returns the share of Σ_k p_k ‖g_k‖² that is left after 0, 1, … ``labelings`` directions (a row
+    an utterance), and a table with a row an utterance and ``directions`` (each R in ``counts``,
+    "exact", and "plain": the first utterance of each batch, one backward pass a labeling) with
+    ``score``, ``exact`` score and the batch's ``ms`` an utterance.
+    """
+    left, parts = [], []
+    for batch in batches:
+        with torch.no_grad():
+            tape = Tape(model, batch.features)
+            hypotheses = n_best(tape.logits.log_softmax(-1), labelings)
+            shares = principal_directions(weighted_gradients(tape.logits, hypotheses))[0]
+        left.append(functional.pad(shares, (1, 0), value=1.0))
+        options = {"exact": {"method": "exact"}, **{R: {"directions": R} for R in counts}}
+        exact = ACQUISITIONS["egl"](model, batch, labelings, method="exact")
+        for name, chosen in options.items():
+            seconds = []
+            for _ in range(3):  # the first warms up, and the fastest is disturbed least
+                begun = time.perf_counter()
+                score = ACQUISITIONS["egl"](model, batch, labelings, **chosen)
+                seconds.append(time.perf_counter() - begun)
+            ms = 1e3 * min(seconds) / len(batch)
+            columns = {"directions": name, "score": score, "exact": exact, "ms": ms}
+            parts.append(pd.DataFrame(columns))
+        begun = time.perf_counter()
+        plain = plain_egl(model, batch.features[:1], hypotheses)
+        ms = 1e3 * (time.perf_counter() - begun)
+        columns = {"directions": "plain", "score": plain, "exact": exact[:1], "ms": ms}
+        parts.append(pd.DataFrame(columns))
+    return pd.DataFrame(torch.cat(left).numpy()), pd.concat(parts, ignore_index=True)
 
 
 def execute(notebook: str, settings: Settings) -> Path:

@@ -151,6 +151,47 @@ def plot_posterior(ax: Axes, probabilities, symbols: list[str], seconds: float) 
     return ax
 
 
+def plot_spectrum(ax: Axes, left: pd.DataFrame, percent: float = 0.9) -> Axes:
+    """What is left of A after so many directions (a row an utterance): median, and the middle
+    ``percent`` of utterances."""
+    middle, tail = left.median(), (1 - percent) / 2
+    ax.fill_between(left.columns, left.quantile(tail), left.quantile(1 - tail), color="0.85")
+    ax.plot(left.columns, middle, color="#D55E00")
+    ax.set(xlabel="directions", ylabel="share of Σ p‖g‖² left", xlim=(0, 60))
+    ax.set(yscale="log", ylim=(1e-4, 1.3))
+    return ax
+
+
+def plot_directions_error(ax: Axes, study: pd.DataFrame) -> Axes:
+    """Relative error of EGL from R directions: median and middle 80 %, with Spearman's ρ; ``study``
+    as notebooks.directions_study returns it."""
+    few = study[~study["directions"].isin(["exact", "plain"])]
+    for R, part in few.groupby("directions"):
+        error = 100 * (part["score"] / part["exact"] - 1)
+        low, middle, high = error.quantile([0.1, 0.5, 0.9])
+        ax.errorbar(R, middle, [[middle - low], [high - middle]], color="#D55E00", marker="D",
+                    capsize=2)  # fmt: skip
+        rho = spearmanr(part["score"], part["exact"])[0]
+        ax.annotate(f"{rho:.3f}", (R, high), (0, 4), textcoords="offset points", ha="center",
+                    fontsize=6)  # fmt: skip
+    ax.axhline(0, color="0.45", linewidth=0.8)
+    ax.margins(y=0.15)
+    ax.set(xlabel="directions R", ylabel="error of EGL (%)")
+    return ax
+
+
+def plot_directions_cost(ax: Axes, study: pd.DataFrame) -> Axes:
+    """Milliseconds an utterance of EGL from R directions, exact and plain (median over batches)."""
+    ms = study.groupby("directions")["ms"].median()
+    few = ms.drop(["exact", "plain"])
+    ax.plot(few.index.astype(float), few.astype(float), color="#D55E00", marker="D")
+    for name, label in (("exact", "exact"), ("plain", "one pass a transcript")):
+        ax.axhline(ms[name], color="0.45", linestyle=(0, (6, 3)), linewidth=0.8)
+        ax.text(few.index.max(), ms[name] * 1.08, label, ha="right", va="bottom", fontsize=7)
+    ax.set(yscale="log", xlabel="directions R", ylabel="ms an utterance", ylim=(1, ms.max() * 2))
+    return ax
+
+
 def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
     """What each method picks: ``shares`` has a row a method and a column a kind, summing to 1."""
     left = np.zeros(len(shares))
