@@ -18,10 +18,11 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from alspeech import experiment
+from alspeech import experiment, plots
 from alspeech.config import ROOT, UserError, load_settings
 from alspeech.text import ENGLISH
 from alspeech.training import keep_freed_memory
@@ -84,9 +85,36 @@ def main(parts: list[str]) -> None:
         print(f"# {part}", flush=True)
         subprocess.run([sys.executable, __file__, "--part", part], check=True)
     found = [OUTPUT / f"{part}.json" for part in PARTS]
-    rows = [r for path in found if path.exists() for r in json.loads(path.read_text())["rows"]]
-    experiment.write_json(ROOT / "build" / "bench.json", {"rows": rows})
+    records = {path.stem: json.loads(path.read_text()) for path in found if path.exists()}
+    rows = [r for record in records.values() for r in record["rows"]]
+    where = {**experiment.surroundings(), "utterances": UTTERANCES, "repeats": REPEATS}
+    experiment.write_json(ROOT / "build" / "bench.json", {"where": where, "rows": rows})
     print("\n" + table(rows))
+    if {"egl", "growth"} <= records.keys():
+        picture(records["egl"]["curve"], records["growth"]["curve"])
+
+
+def picture(directions: list[dict], growth: list[dict]) -> None:
+    """build/bench.png: cost and agreement of EGL by R; time and memory by the size of the pool."""
+    plots.use_style()
+    figure, axes = plt.subplots(1, 3, figsize=(6.5, 2.2), layout="constrained")
+    for ax, points, x, y in (
+        (axes[0], directions, "ms", "spearman"),
+        (axes[1], growth, "utterances", "ms"),
+        (axes[2], growth, "utterances", "mib"),
+    ):
+        ax.plot([p[x] for p in points], [p[y] for p in points], color="#D55E00", marker="D")
+    for p in directions:
+        axes[0].annotate(p["directions"], (p["ms"], p["spearman"]), (4, -8),
+                         textcoords="offset points", fontsize=7)  # fmt: skip
+    axes[0].set(
+        xlabel="ms an utterance", ylabel="Spearman's ρ with plain EGL", title="R directions"
+    )
+    axes[1].set(xlabel="utterances in the pool", ylabel="ms an utterance", xscale="log")
+    axes[2].set(xlabel="utterances in the pool", ylabel="memory (MiB)", xscale="log")
+    for ax in axes[1:]:
+        ax.set_ylim(0, None)
+    plots.save(figure, ROOT / "build", "bench")
 
 
 def run_part(part: str) -> None:

@@ -513,18 +513,25 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 def write_provenance(output: Path, settings: Settings, folders: list[Path], wall: float) -> None:
     """What a result came from: config, seeds, versions, hardware, times and commit."""
     seconds = [json.loads((f / "metrics.json").read_text())["seconds"] for f in set(folders)]
-    packages = ("torch", "torchaudio", "numpy", "numba", "pandas", "jiwer", "espeakng-loader")
-    config = {**as_dict(settings), "data": Path(settings.data).name}
     record = {
         "run": settings.run,
-        "config": config,
+        "config": {**as_dict(settings), "data": Path(settings.data).name},
         "seeds": list(range(settings.seeds)),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "configs")),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "wall_seconds": round(wall, 1),
         "process_seconds": round(float(np.sum(seconds)), 1),
         "cells": len(set(folders)),
+        **surroundings(),
+    }
+    write_json(output / "provenance.json", record)
+
+
+def surroundings() -> dict:
+    """When, from which commit, with which versions and on which machine something was measured."""
+    packages = ("torch", "torchaudio", "numpy", "numba", "pandas", "jiwer", "espeakng-loader")
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "configs")),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},
         "hardware": {
@@ -535,7 +542,6 @@ def write_provenance(output: Path, settings: Settings, folders: list[Path], wall
             "system": platform.system(),
         },
     }
-    write_json(output / "provenance.json", record)
 
 
 def _version(package: str) -> str | None:
