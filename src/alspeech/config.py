@@ -18,6 +18,10 @@ ROOT = Path(os.environ.get("ALSPEECH_ROOT") or Path(__file__).resolve().parents[
 CORPORA = {
     "synthetic": "spoken by espeak-ng on this machine, needs no DATA",
     "fsdd": "Free Spoken Digit Dataset: DATA=<folder that holds recordings/>",
+    "jsonl": "your recordings, listed in JSON lines: DATA=<the list, or the folder that holds it>",
+    "kaldi": "a Kaldi data directory: DATA=<folder that holds wav.scp and text>",
+    "librispeech": "DATA=<folder that holds LibriSpeech/, or one of its subsets>",
+    "speechcommands": "Speech Commands: DATA=<folder that holds the words' folders>",
 }
 
 
@@ -27,7 +31,7 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Sizes (utterances) and distributions of the four splits of a corpus that we build."""
+    """Sizes (utterances) of a corpus's four splits, and how it is drawn or read."""
 
     base: int = 700
     pool: int = 1600
@@ -39,6 +43,11 @@ class CorpusConfig:
     pool_distribution: str = "mixed"
     validation_distribution: str = "mixed"
     test_distribution: str = "mixed"
+    # recordings that were made elsewhere: the sizes are maxima there, and
+    alphabet: str = "english"  # or "learned": every letter that occurs in the transcripts
+    min_seconds: float = 0.1  # shorter and longer utterances are set aside
+    max_seconds: float = 60.0
+    outside: bool = False  # may a manifest name audio files that lie outside DATA?
 
 
 @dataclass(frozen=True)
@@ -169,5 +178,15 @@ def _check(settings: Settings, where: str) -> None:
             raise UserError(
                 f"{where}: query percentage {percent} is outside (0, 100]: give a share of the pool"
             )
+    build = settings.build
+    if build.alphabet not in ("english", "learned"):
+        raise UserError(
+            f"{where}: build: unknown alphabet '{build.alphabet}': choose one of english, learned"
+        )
+    if not 0 < build.min_seconds < build.max_seconds:
+        raise UserError(
+            f"{where}: build: min_seconds {build.min_seconds} and max_seconds {build.max_seconds}: "
+            "the first must be above 0 and below the second"
+        )
     if settings.seeds < 1:
         raise UserError(f"{where}: seeds is {settings.seeds}: at least one is needed")

@@ -47,9 +47,14 @@ class FeatureExtractor:
         frames = max(1, len(samples) // config.hop)
         log = torch.log(self.transform(samples)[: config.bins, :frames].T + 1e-5)  # [T, F]
         log = log - log.mean(dim=0)
-        pad = -frames % config.round_frames
+        pad = input_frames(config, len(samples)) - frames
         # zero is each bin's mean: the padding is as unremarkable as can be
         return torch.nn.functional.pad(log, (0, 0, 0, pad))
+
+
+def input_frames(config: ModelConfig, samples: int) -> int:
+    """Frames T, rounded up, of an utterance of N samples at ``config.sample_rate``."""
+    return -(-max(1, samples // config.hop) // config.round_frames) * config.round_frames
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,9 @@ def extract(folder: Path, manifest: pd.DataFrame, config: ModelConfig) -> None:
     rows = []
     with open(folder / "features.raw", "wb") as file:
         for row in tqdm(manifest.itertuples(), "features", len(manifest), unit="utt"):
-            samples, rate = read_audio(row.path)
+            # where the manifest has no offset, an utterance is its whole file
+            segment = (row.offset, row.duration) if "offset" in manifest else ()
+            samples, rate = read_audio(row.path, *segment)
             features = extractor(torch.from_numpy(samples), rate)
             file.write(features.numpy().astype(np.float16).tobytes())
             rows.append({"utt_id": row.utt_id, "frames": len(features)})
