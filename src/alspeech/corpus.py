@@ -138,7 +138,10 @@ class _Deck:
 def _fsdd_recordings(data: str) -> pd.DataFrame:
     """``digit, speaker, index, path`` of every ``{digit}_{speaker}_{index}.wav``."""
     if not data:
-        raise UserError(f"CORPUS=fsdd needs DATA=<its folder>: get it from {FSDD_HOME}")
+        raise UserError(
+            "CORPUS=fsdd needs DATA=<its folder>: get it by make data CORPUS=fsdd, or from "
+            f"{FSDD_HOME}"
+        )
     folder = Path(data) / "recordings"
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: get the Free Spoken Digit Dataset from {FSDD_HOME}")

@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from . import corpus as corpora
-from . import synthesis
+from . import readers, synthesis, validation
 from .acquisition import ACQUISITIONS, check_strategies
 from .config import ROOT, Settings, UserError, as_dict
 from .features import FeatureStore, extract
@@ -37,7 +37,7 @@ from .metrics import evaluate, summarise
 from .model import DeepSpeech2
 from .querying import query, score
 from .statistics import interval
-from .text import ENGLISH
+from .text import Alphabet
 from .training import fit
 
 CELLS = ROOT / "build" / "cells"
@@ -116,16 +116,25 @@ def _alive(pid: int) -> bool:
 BUILDERS = {
     "synthetic": lambda folder, settings: synthesis.build(folder, settings.build, cores()),
     "fsdd": lambda folder, settings: corpora.build_fsdd(folder, settings.build, settings.data),
-}
+    **dict.fromkeys(readers.READERS, lambda folder, settings: validation.build(
+        folder, _found(settings), settings, cores(), ROOT / "build" / settings.run
+    )),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus on disk: its folder, manifest and features."""
+    """A corpus on disk: its folder, manifest, features and alphabet."""
 
     folder: Path
     manifest: pd.DataFrame
     store: FeatureStore
+    alphabet: Alphabet
+
+    @property
+    def report(self) -> pd.DataFrame:
+        """What the splits hold, and what was set aside, changed and noticed on the way."""
+        return validation.report(self.folder, self.manifest)
 
     def split(self, name: str) -> pd.DataFrame:
         return self.manifest[self.manifest["split"] == name].reset_index(drop=True)
@@ -136,22 +145,31 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def _found(settings: Settings) -> readers.Found:
+    return readers.read(settings.corpus, settings.data, settings.build.outside)
+
+
 @functools.lru_cache  # a real corpus has thousands of files to look at
 def _corpus_config(settings: Settings) -> dict:
-    files = {}
-    if settings.data:
-        folder = Path(settings.data)
-        files = {
-            str(path.relative_to(folder)): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+    config = {"corpus": settings.corpus, "build": as_dict(settings.build)}
+    if settings.corpus in readers.READERS:
+        model = as_dict(settings.model)
+        # what decides whether a transcript fits its audio
+        shape = ("sample_rate", "hop", "round_frames", "kernels", "strides")
+        return {
+            **config,
+            "data": fingerprint(_found(settings).fingerprint()),
+            "model": {name: model[name] for name in shape},
+            "code": code("corpus", "readers", "validation", "text"),
         }
-    return {
-        "corpus": settings.corpus,
-        "build": as_dict(settings.build),
-        "data": fingerprint(files),
-        "code": code("corpus", "synthesis"),
-    }
+    files = {}
+    if settings.corpus == "fsdd" and settings.data:
+        readers.check_data(settings.corpus, settings.data)
+        files = {
+            str(path.relative_to(settings.data)): [path.stat().st_size, path.stat().st_mtime_ns]
+            for path in sorted(Path(settings.data).rglob("*.wav"))
+        }
+    return {**config, "data": fingerprint(files), "code": code("corpus", "synthesis")}
 
 
 def _features_config(settings: Settings) -> dict:
@@ -164,19 +182,39 @@ def _features_config(settings: Settings) -> dict:
     }
 
 
-def prepare(settings: Settings) -> Corpus:
-    """Build the corpus and its features, or find them done."""
-    check_strategies(settings.strategies)
-    folder = stored(
+def _corpus_folder(settings: Settings) -> Path:
+    return stored(
         ROOT / "data", f"{settings.corpus}", _corpus_config(settings),
         lambda folder: BUILDERS[settings.corpus](folder, settings),
     )  # fmt: skip
+
+
+def prepare(settings: Settings) -> Corpus:
+    """Build the corpus and its features, or find them done."""
+    check_strategies(settings.strategies)
+    folder = _corpus_folder(settings)
     manifest = corpora.read_manifest(folder / "manifest.jsonl")
     features = stored(
         ROOT / "data", f"{settings.corpus}-features", _features_config(settings),
         lambda features: extract(features, manifest, settings.model),
     )  # fmt: skip
-    return Corpus(folder, manifest, FeatureStore(features))
+    return Corpus(folder, manifest, FeatureStore(features), validation.read_alphabet(folder))
+
+
+def check(settings: Settings) -> str:
+    """Prepare the corpus and say, for a person to read, what came of it.
+
+    Where utterances were set aside, ``build/<run>/rejected.csv`` lists them.
+    """
+    data = prepare(settings)
+    text = data.report.to_string()
+    rejected = data.folder / "rejected.csv"
+    if rejected.exists() and len(table := pd.read_csv(rejected, dtype=str)):
+        copy = ROOT / "build" / settings.run / rejected.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(copy, table)
+        text += f"\n{len(table)} utterances are set aside: see {copy.relative_to(ROOT)}"
+    return text
 
 
 # ---------------------------------------------------------------- the steps of one seed
@@ -207,7 +245,7 @@ def base_model(settings: Settings, seed: int, look: bool = False) -> Path | None
     def compute(folder: Path) -> None:
         data = prepare(settings)
         torch.manual_seed(seed)  # initial weights
-        model = DeepSpeech2(settings.model, len(ENGLISH)).to(_device())
+        model = DeepSpeech2(settings.model, len(data.alphabet)).to(_device())
         options = {"epochs": settings.training.base_epochs, "rate": settings.training.base_rate}
         _train_and_test(folder, settings, data, model, data.split("base"), seed, options)
         torch.save(model.state_dict(), folder / "model.pt")
@@ -218,7 +256,8 @@ def base_model(settings: Settings, seed: int, look: bool = False) -> Path | None
 
 def load_base(settings: Settings, seed: int) -> DeepSpeech2:
     """One seed's base model, in evaluation mode."""
-    model = DeepSpeech2(settings.model, len(ENGLISH))
+    alphabet = validation.read_alphabet(_corpus_folder(settings))
+    model = DeepSpeech2(settings.model, len(alphabet))
     path = base_model(settings, seed) / "model.pt"
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.to(_device()).eval()
@@ -227,11 +266,11 @@ def load_base(settings: Settings, seed: int) -> DeepSpeech2:
 def _train_and_test(folder, settings, data: Corpus, model, train, seed, options) -> None:
     begun = time.perf_counter()
     history = fit(
-        model, data.store, train, data.split("validation"), ENGLISH, settings.training,
+        model, data.store, train, data.split("validation"), data.alphabet, settings.training,
         seed=seed, **options,
     )  # fmt: skip
     history.drop(columns="seconds").to_csv(folder / "history.csv", index=False)
-    tested = evaluate(model, data.store, data.split("test"), ENGLISH)
+    tested = evaluate(model, data.store, data.split("test"), data.alphabet)
     tested.to_csv(folder / "test.csv", index=False)
     metrics = {
         **summarise(tested),
@@ -280,9 +319,9 @@ def pool_scores(settings: Settings, strategy: str, seed: int, look: bool = False
 def read_scores(settings: Settings, strategy: str, seed: int) -> pd.Series:
     """One seed's scores of the pool, indexed by ``utt_id``."""
     path = pool_scores(settings, strategy, seed) / "scores.csv"
-    return pd.read_csv(path, dtype={"utt_id": str}, float_precision="round_trip").set_index(
-        "utt_id"
-    )[strategy]
+    options = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
+    table = pd.read_csv(path, float_precision="round_trip", **options)
+    return table.set_index("utt_id")[strategy]
 
 
 def queried(settings: Settings, strategy: str, percent: float, seed: int) -> list[str]:

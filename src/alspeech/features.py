@@ -79,7 +79,10 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path):
-        index = pd.read_csv(Path(folder) / "index.csv", dtype={"utt_id": str})
+        # an utterance may be called "NA"
+        index = pd.read_csv(
+            Path(folder) / "index.csv", dtype={"utt_id": str}, keep_default_na=False
+        )
         self.frames = dict(zip(index["utt_id"], index["frames"], strict=True))
         ends = index["frames"].cumsum()
         self._start = dict(zip(index["utt_id"], ends - index["frames"], strict=True))

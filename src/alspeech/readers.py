@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from .config import UserError
+from .corpus import FSDD_HOME
 
 COLUMNS = (
     "utt_id", "path", "offset", "duration", "text", "speaker", "split", "where", "text_where",
@@ -95,12 +96,12 @@ def check_data(corpus: str, data: str) -> None:
             open(data, "rb").close()
     except PermissionError:
         raise UserError(f"DATA={data}: no permission to read it: ask its owner, or chmod") from None
-    except OSError as error:
-        raise UserError(f"DATA={data}: {error.strerror}; {HINTS[corpus]}") from None
+    except OSError:
+        raise UserError(f"no folder or file DATA={data}; {HINTS[corpus]}") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(``file:line``, text) of each line that is not blank; Windows line ends and a BOM are fine."""
+    """(``file:line``, text) of each line but blank ones; Windows line ends and a BOM are fine."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -152,9 +153,7 @@ def read_jsonl(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
     rows = []
     for file in files:
         of_file = SPLIT_NAMES.get(file.stem)
-        rows += [
-            _from_json(line, where, folder, outside, of_file) for where, line in _lines(file)
-        ]
+        rows += [_from_json(line, where, folder, outside, of_file) for where, line in _lines(file)]
     return rows, files
 
 
@@ -336,10 +335,7 @@ def read_speechcommands(data: Path, outside: bool) -> tuple[list[dict], list[Pat
     lists = {"validation": root / "validation_list.txt", "test": root / "testing_list.txt"}
     files = [path for path in lists.values() if path.exists()]
     listed = {
-        name: split
-        for split, path in lists.items()
-        if path in files
-        for _, name in _lines(path)
+        name: split for split, path in lists.items() if path in files for _, name in _lines(path)
     }
     rows = []
     for path in sorted(root.glob("*/*_nohash_*.wav")):
@@ -364,7 +360,7 @@ READERS = {
     "speechcommands": read_speechcommands,
 }
 HINTS = {
-    "fsdd": "the folder that holds recordings/; or get it: make data CORPUS=fsdd",
+    "fsdd": f"the folder that holds recordings/, or get it: make data CORPUS=fsdd, or {FSDD_HOME}",
     "jsonl": 'a .jsonl file, or its folder; a line is {"audio_filepath": "a.wav", "text": "yes"}',
     "kaldi": "a folder that holds wav.scp and text, or one whose sub-folders do",
     "librispeech": "the folder that holds LibriSpeech/, or get it: make data CORPUS=librispeech "

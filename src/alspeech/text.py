@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from itertools import groupby
 
 BLANK = 0
@@ -62,7 +62,7 @@ _MEANT = set("%&@#*/\\§†‡‰‱[]{}()")
 _QUOTES = set("「」『』《》〈〉【】〔〕„‚〝〞〟")  # brackets by category, quotation marks by use
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_punctuation(character: str) -> bool:
     if character in _QUOTES:
         return True
@@ -119,6 +119,6 @@ def learn_alphabet(texts: Iterable[str]) -> Alphabet:
     return Alphabet("".join(sorted(found)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _can_be_said(character: str) -> bool:
     return character in " '" or unicodedata.category(character)[0] in "LMN"

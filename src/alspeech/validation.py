@@ -48,6 +48,7 @@ FULL_SCALE = 0.999  # of a sample; from here on it counts as clipped
 CLIPPED = 0.001  # share of such samples from which an utterance is called clipped
 SLACK = 0.1  # seconds by which a manifest's duration may exceed the file's: it was rounded
 REJECTED = ("utt_id", "path", "where", "reason", "detail", "what_to_do")
+REPORTED = ("part", "what", "utterances", "example")
 KINDS = (2, 5, 10)  # seconds that bound the kinds of utterance that notebooks compare
 
 
@@ -74,7 +75,7 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
     rest = file.duration - start
     if duration == duration and duration > rest + SLACK or rest <= 0:
         wanted = start if duration != duration else start + duration
-        raise Unusable("audio truncated", f"{file.duration:.2f} s, but {wanted:.2f} s were promised")
+        raise Unusable("audio truncated", f"{file.duration:.2f} s of {wanted:.2f} s are there")
     seconds = rest if duration != duration else min(duration, rest)
     if seconds < build.min_seconds:
         raise Unusable("too short", f"{seconds:.3g} s")
@@ -85,9 +86,13 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
     except UserError as error:
         raise Unusable("audio truncated", str(error).split(": ", 1)[-1].split(";")[0]) from None
     if len(samples) < round(seconds * rate):
-        raise Unusable("audio truncated", f"{len(samples) / rate:.2f} s of {seconds:.2f} s are there")
+        raise Unusable(
+            "audio truncated", f"{len(samples) / rate:.2f} s of {seconds:.2f} s are there"
+        )
     if not np.isfinite(samples).all():
-        raise Unusable("audio has NaN", f"{(~np.isfinite(samples)).sum()} of {len(samples)} samples")
+        raise Unusable(
+            "audio has NaN", f"{(~np.isfinite(samples)).sum()} of {len(samples)} samples"
+        )
     if np.ptp(samples) == 0:
         raise Unusable("audio silent", f"every sample is {samples[0]:g}")
     clipped = float(np.mean(np.abs(samples) >= FULL_SCALE)) >= CLIPPED
@@ -196,7 +201,7 @@ def _deal_speakers(speakers: pd.Series, shares: np.ndarray, rng) -> dict:
 
 
 def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Path) -> None:
-    """Fill a corpus folder: ``manifest.jsonl``, ``alphabet.json``, ``report.csv``, ``rejected.csv``.
+    """Fill a corpus folder: ``manifest.jsonl, alphabet.json, report.csv, rejected.csv``.
 
     The manifest points to the original files. A split is filled up to its size in
     ``settings.build`` by utterances drawn at random, those that prove unusable being replaced as
@@ -216,9 +221,11 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
     rows = _with_good_transcripts(rows, alphabet, log)
     log.give_up_if_most(len(found.rows))
     rows["split"], notes = assign_splits(rows, config)
-    rows = rows[rows["split"].notna()]
     for note in notes:
         log.add("note", note)
+    if rows["split"].isna().any():  # all four are given, but not to everybody
+        log.add("note", "left out: no split given", int(rows["split"].isna().sum()))
+        rows = rows[rows["split"].notna()]
     manifest = _with_good_audio(rows, alphabet, settings, jobs, log)
     for split in SPLITS:
         if not (manifest["split"] == split).any():
@@ -259,7 +266,8 @@ class _Log:
             {"part": "rejected", "what": reason, "utterances": n, "example": first[reason]}
             for reason, n in counts.most_common()
         ]
-        return pd.DataFrame(lines + self._lines, columns=["part", "what", "utterances", "example"])
+        table = pd.DataFrame(lines + self._lines, columns=list(REPORTED))
+        return table.astype({"utterances": "Int64"})  # a note has no number
 
     def write_for_people(self) -> None:
         self.people.mkdir(parents=True, exist_ok=True)
@@ -276,7 +284,7 @@ class _Log:
         example = rejected[rejected["reason"] == reason].iloc[0]
         self.write_for_people()
         raise UserError(
-            f"{len(rejected)} of {looked_at} utterances cannot be used, most of them for '{reason}' "
+            f"{len(rejected)} of {looked_at} utterances cannot be used, most often for '{reason}' "
             f"({count}; {example['where']}: {example['detail']}): {REASONS[reason]}; all of them: "
             f"{self.people / 'rejected.csv'}"
         )
@@ -335,7 +343,9 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
         for split in SPLITS:
             lacking, deck = sizes[split], decks[split]
             while lacking and len(deck):
-                part, deck = deck.iloc[:lacking], deck.iloc[lacking:]
+                # a part at a time, so that an interruption does not wait for all of them
+                size = min(lacking, 512)
+                part, deck = deck.iloc[:size], deck.iloc[size:]
                 looked_at += len(part)
                 for row, seen in zip(
                     part.itertuples(), pool.map(check, part.itertuples()), strict=True
@@ -381,17 +391,14 @@ def read_alphabet(folder: Path) -> Alphabet:
 
 def report(folder: Path, manifest: pd.DataFrame) -> pd.DataFrame:
     """What a corpus holds, a row a split, and what was set aside, changed and noticed."""
-    splits = []
+    rows = []
     for split in SPLITS:
         part = manifest[manifest["split"] == split]
         speakers = set(part["speaker"].dropna()) - {"unknown"}
-        hours = round(part["duration"].sum() / 3600, 3)
-        splits.append(("split", split, len(part), hours, len(speakers)))
-    columns = ["part", "what", "utterances", "hours", "speakers"]
-    table = pd.DataFrame(splits, columns=columns)
+        hours = f"{part['duration'].sum() / 3600:.3f}"
+        rows.append(("split", split, len(part), hours, len(speakers), ""))
     if (Path(folder) / "report.csv").exists():
-        rest = pd.read_csv(Path(folder) / "report.csv", keep_default_na=False)
-        table = pd.concat([table, rest]) if len(rest) else table
-    for column in ("hours", "speakers", "example"):
-        table[column] = table.get(column, pd.Series(dtype=object)).astype(object)
-    return table.fillna("").set_index(["part", "what"])
+        for row in pd.read_csv(Path(folder) / "report.csv", dtype=str).fillna("").itertuples():
+            rows.append((row.part, row.what, row.utterances, "", "", row.example))
+    columns = ["part", "what", "utterances", "hours", "speakers", "example"]
+    return pd.DataFrame(rows, columns=columns, dtype=object).set_index(["part", "what"])
