@@ -72,8 +72,10 @@ def read(corpus: str, data: str, outside: bool = False) -> Found:
         if name not in table:
             table[name] = None
     table["text_where"] = table["text_where"].fillna(table["where"])
-    numbers = ["offset", "duration"]
-    table[numbers] = table[numbers].astype(float)
+    for name in ("offset", "duration"):
+        table[name] = table[name].astype(float)
+    for name in ("speaker", "split"):
+        table[name] = table[name].astype(object).where(table[name].notna(), None)
     twice = table[table["utt_id"].duplicated(keep=False)]
     if len(twice):
         first, second = twice[twice["utt_id"] == twice["utt_id"].iloc[0]]["where"].iloc[:2]
