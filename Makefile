@@ -68,9 +68,10 @@ SOURCES := $(wildcard src/alspeech/*.py src/alspeech/*.mplstyle configs/$(PRESET
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $@
 
-# the choice of DATA, rewritten only when it changes; LOST makes outputs anew that were removed
+# the choice of DATA, rewritten only when it, or what lies there, changes; LOST makes outputs anew that were removed
 $(OUT)/data: FORCE
-	@mkdir -p $(OUT); echo '$(DATA)' | cmp -s - $@ || echo '$(DATA)' > $@
+	@mkdir -p $(OUT); if ! echo '$(DATA)' | cmp -s - $@ || \
+	  [ -n "$(DATA)" -a -n "$$(find -L "$(DATA)" -newer $@ -print -quit 2>/dev/null)" ]; then echo '$(DATA)' > $@; fi
 FORCE:
 
 $(OUT)/tables: $(OUT)/data $(SOURCES) $(LOST) | .venv/installed
