@@ -152,6 +152,16 @@ def test_real_fsdd_recordings_keep_the_official_test_split(tmp_path):
     assert manifest["speaker"].nunique() == 6
 
 
+@pytest.mark.parametrize("name, content, message", [
+    ("3_ada_22.wav", b"", "3_ada_22.wav cannot be read"),
+    ("three_ada.wav", b"", "three_ada.wav: not named digit_speaker_index.wav"),
+])  # fmt: skip
+def test_a_bad_fsdd_recording_is_one_line_that_names_it(digits, tmp_path, name, content, message):
+    (digits / "recordings" / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        corpora.build_fsdd(tmp_path / "out", replace(SMALL, pool=100), str(digits))
+
+
 # ---------------------------------------------------------------- features
 
 

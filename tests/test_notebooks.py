@@ -1,11 +1,19 @@
 """The notebooks: readable as committed, and they run."""
 
+import base64
+import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, alspeech
+import soundfile
+from conftest import REPOSITORY, SHARED, alspeech
 
 from alspeech.notebooks import players
 
@@ -58,6 +66,52 @@ def test_players_embed_the_audio_and_escape_the_text(tmp_path):
     rows = pd.DataFrame({"path": [tmp_path / "a.wav"], "text": ["<um>"], "snr_db": [float("nan")]})
     table = players(rows, ["text", "snr_db"]).data
     assert "&lt;um&gt;" in table and "<td></td>" in table and "base64,UklGRg==" in table
+
+
+def test_players_play_the_part_of_a_file_that_is_the_utterance(tmp_path):
+    soundfile.write(tmp_path / "a.flac", 0.1 * np.sin(np.arange(48000) / 9), 16000)
+    row = {"path": str(tmp_path / "a.flac"), "offset": 1.0, "duration": 0.5}
+    table = players(pd.DataFrame([row]), ["duration"]).data
+    embedded = base64.b64decode(table.partition("base64,")[2].partition('"')[0])
+    samples, rate = soundfile.read(io.BytesIO(embedded))
+    whole, _ = soundfile.read(row["path"])
+    assert rate == 16000 and np.allclose(samples, whole[16000:24000], atol=1e-4)
+
+
+# one process for all four notebooks, without kernels: half a minute less
+EXECUTE = """
+import sys, nbformat, matplotlib
+matplotlib.use("Agg")
+preset, corpus, data, *paths = sys.argv[1:]
+for path in paths:
+    names = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names.update(preset=preset, corpus=corpus, data=data)
+"""
+
+
+@pytest.mark.skipif(
+    not (SHARED / "speechocean762").exists(), reason="no speechocean762 beside the code"
+)
+def test_the_notebooks_run_unchanged_on_recorded_speech(root):
+    """Numbers with leading zeros as ids, no synthetic columns, speakers apart."""
+    (root / "results").mkdir()
+    shutil.copy(REPOSITORY / "results" / "paper_table1.csv", root / "results")
+    preset = (root / "configs" / "tiny.yaml").read_text().replace("seeds: 2", "seeds: 1")
+    (root / "configs" / "tiny.yaml").write_text(preset.replace("[20, 50]", "[50]"))
+    data = str(SHARED / "speechocean762" / "train")
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, "tiny", "kaldi", data, *map(str, NOTEBOOKS[:4])],
+        env={**os.environ, "ALSPEECH_ROOT": str(root)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in FIGURES:
+        assert (root / "figures" / "kaldi-tiny" / f"{name}.png").stat().st_size > 10_000
+    scores = pd.read_csv(root / "results" / "kaldi-tiny" / "scores.csv", dtype={"utt_id": str})
+    assert len(scores) == 30 and scores["utt_id"].str.match("0[0-9]{8}").all()
 
 
 @pytest.mark.parametrize("source, reason", [

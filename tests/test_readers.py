@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torchaudio
-from conftest import SHARED, alspeech
+from conftest import REPOSITORY, SHARED, alspeech
 
 from alspeech import readers
 from alspeech.config import UserError
@@ -264,6 +267,18 @@ def test_data_without_permission_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)  # root may read whatever chmod says
     with pytest.raises(UserError, match="no permission"):
         readers.check_data("kaldi", str(tmp_path))
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+@pytest.mark.parametrize("typo", ["CORPUS=libri", "PRESET=lapdog"])
+def test_a_wrong_word_on_the_command_line_leaves_no_folder_behind(root, typo):
+    shutil.copy(REPOSITORY / "Makefile", root)
+    (root / "notebooks").symlink_to(REPOSITORY / "notebooks")
+    command = ["make", "-o", ".venv/installed", f"PY={sys.executable}", "figures", typo]
+    environment = {**os.environ, "ALSPEECH_ROOT": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode and "error: unknown" in done.stderr
+    assert sorted(path.name for path in root.iterdir()) == ["Makefile", "configs", "notebooks"]
 
 
 def test_a_run_on_missing_data_ends_with_one_line_and_leaves_no_folder(root):

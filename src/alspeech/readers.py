@@ -127,14 +127,25 @@ def _split(name, where: str) -> str | None:
     raise UserError(f"{where}: unknown split '{name}': choose one of {', '.join(SPLIT_NAMES)}")
 
 
-def _inside(path: Path, allowed: Path, where: str, outside: bool) -> str:
+def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
     """The path, absolute; refused where it leaves the ``allowed`` folder, by a link, too."""
-    if not outside and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(allowed)):
+    path = os.path.abspath(path)
+    if not outside and not _real(path).startswith(os.path.join(_real_folder(str(allowed)), "")):
         raise UserError(
             f"{where}: {path} lies outside {allowed}: correct the path, or allow it with "
             "build: {outside: true} in the preset"
         )
-    return os.path.abspath(path)
+    return path
+
+
+_real_folder = functools.cache(os.path.realpath)  # thousands of files share a folder
+
+
+def _real(path: str) -> str:
+    if os.path.islink(path):
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    return os.path.join(_real_folder(folder), name)
 
 
 # ---------------------------------------------------------------- JSON lines
