@@ -3,11 +3,14 @@
 run       the long work: base models, scores, cells, tables; can be killed and started again
 notebook  execute one notebook by papermill into build/<run>/
 
-A mistake that the user can mend ends in one line on standard error and exit code 2.
+What goes wrong ends in one line on standard error: exit code 2 where the user can mend it, 130 after
+Ctrl-C, 1 with a traceback in build/<run>/error.log where it is a mistake of ours.
 """
 
 import argparse
+import signal
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -19,24 +22,29 @@ def main() -> int:
     parser.add_argument("--data", default="", help="folder of a real corpus")
     options = parser.parse_args()
     # heavy imports wait until here, so that --help is quick and worker processes start light
-    from .config import ROOT, UserError, load_settings
+    from .processes import interrupts_held
 
     try:
+        with interrupts_held():  # an import that is cut short answers with pages of its own
+            from .config import ROOT, load_settings
+
+            if options.command == "run":
+                from .experiment import run as work
+            else:
+                from .notebooks import execute as work
         settings = load_settings(options.preset, options.corpus, options.data)
         if options.command == "run":
-            from .experiment import run
-
-            print(f"tables in {run(settings).folder.relative_to(ROOT)}")
+            print(f"tables in {work(settings).folder.relative_to(ROOT)}")
         else:
-            from .notebooks import execute
-
-            print(f"executed {execute(options.notebook, settings).relative_to(ROOT)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            print(f"executed {work(options.notebook, settings).relative_to(ROOT)}")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        from .errors import explain
+
+        return explain(error, Path("build") / f"{options.corpus}-{options.preset}" / "error.log")
     return 0
 
 
