@@ -3,11 +3,12 @@
 run       the long work: base models, scores, cells, tables; can be killed and started again
 notebook  execute one notebook by papermill into build/<run>/
 
-What goes wrong ends in one line on standard error: exit code 2 where the user can mend it, 130 after
-Ctrl-C, 1 with a traceback in build/<run>/error.log where it is a mistake of ours.
+What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
+130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
 """
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -21,31 +22,36 @@ def main() -> int:
     parser.add_argument("--corpus", default="synthetic")
     parser.add_argument("--data", default="", help="folder of a real corpus")
     options = parser.parse_args()
+    # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
+    signal.signal(signal.SIGINT, lambda *_: os._exit(interrupted()))
     # heavy imports wait until here, so that --help is quick and worker processes start light
-    from .processes import interrupts_held
+    from .config import ROOT, load_settings
 
+    if options.command == "run":
+        from .experiment import run as work
+    else:
+        from .notebooks import execute as work
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with interrupts_held():  # an import that is cut short answers with pages of its own
-            from .config import ROOT, load_settings
-
-            if options.command == "run":
-                from .experiment import run as work
-            else:
-                from .notebooks import execute as work
         settings = load_settings(options.preset, options.corpus, options.data)
         if options.command == "run":
             print(f"tables in {work(settings).folder.relative_to(ROOT)}")
         else:
             print(f"executed {work(options.notebook, settings).relative_to(ROOT)}")
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+        return interrupted()
     except Exception as error:
         from .errors import explain
 
         return explain(error, Path("build") / f"{options.corpus}-{options.preset}" / "error.log")
     return 0
+
+
+def interrupted() -> int:
+    """Say so in one line; returns the exit code that shells give to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
+    print("\ninterrupted: the same command goes on from here", file=sys.stderr, flush=True)
+    return 130
 
 
 if __name__ == "__main__":
