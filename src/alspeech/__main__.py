@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--data", default="", help="folder of a real corpus")
     options = parser.parse_args()
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
-    signal.signal(signal.SIGINT, lambda *_: os._exit(interrupted()))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_interrupted()))
     # heavy imports wait until here, so that --help is quick and worker processes start light
     from .config import ROOT, load_settings
 
@@ -31,7 +31,7 @@ def main() -> int:
         from .experiment import run as work
     else:
         from .notebooks import execute as work
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         settings = load_settings(options.preset, options.corpus, options.data)
         if options.command == "run":
@@ -39,7 +39,7 @@ def main() -> int:
         else:
             print(f"executed {work(options.notebook, settings).relative_to(ROOT)}")
     except KeyboardInterrupt:
-        return interrupted()
+        return INTERRUPTED
     except Exception as error:
         from .errors import explain
 
@@ -47,11 +47,24 @@ def main() -> int:
     return 0
 
 
-def interrupted() -> int:
-    """Say so in one line; returns the exit code that shells give to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
-    print("\ninterrupted: the same command goes on from here", file=sys.stderr, flush=True)
-    return 130
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
+
+
+def _interrupted() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    os.write(2, b"\ninterrupted: the same command goes on from here\n")  # print may be busy
+    return INTERRUPTED
+
+
+def _interrupt(*_) -> None:
+    """Ctrl-C: the work ends its workers and itself, or is ended five seconds later.
+
+    Some libraries swallow KeyboardInterrupt. Nothing is harmed by a hard end (see store.py).
+    """
+    status = _interrupted()
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(status))
+    signal.alarm(5)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
