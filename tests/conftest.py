@@ -49,20 +49,24 @@ def tiny_batch(size: int = 3, frames: int = 16, dtype=torch.float64, seed: int =
     return Batch(tuple(f"u{i}" for i in range(size)), features)
 
 
-@pytest.fixture
-def root(tmp_path):
+def make_root(folder: Path) -> Path:
     """An empty companion: configs only, with a preset ``tiny`` that trains in seconds."""
-    (tmp_path / "configs").mkdir()
+    (folder / "configs").mkdir()
     for path in (REPOSITORY / "configs").glob("*.yaml"):
-        shutil.copy(path, tmp_path / "configs")
-    (tmp_path / "configs" / "tiny.yaml").write_text(
+        shutil.copy(path, folder / "configs")
+    (folder / "configs" / "tiny.yaml").write_text(
         "strategies: [random, entropy, pctc, egl]\n"
         "query_percents: [20, 50]\nseeds: 2\nlabelings: 10\ndirections: 2\n"
         "build: {base: 24, pool: 30, validation: 8, test: 12}\n"
         "model: {layers: 1, hidden: 12, channels: 4}\n"
         "training: {base_epochs: 2, epochs: 1}\n"
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_root(tmp_path)
 
 
 def alspeech(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -6,11 +6,15 @@ run       the same and the long work: base models, scores, cells, tables; can be
 notebook  execute one notebook by papermill into build/<run>/
 data      download a corpus from its official address into data/
 
-A mistake that the user can mend ends in one line on standard error and exit code 2.
+What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
+130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
 """
 
 import argparse
+import os
+import signal
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -22,34 +26,57 @@ def main() -> int:
     parser.add_argument("--data", default="", help="folder of a real corpus")
     parser.add_argument("--subset", default="", help="part of a corpus to download")
     options = parser.parse_args()
+    # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_interrupted()))
     # heavy imports wait until here, so that --help is quick and worker processes start light
-    from .config import ROOT, UserError, load_settings
+    from .config import ROOT, load_settings
 
+    if options.command == "data":
+        from . import download as work
+    elif options.command == "notebook":
+        from . import notebooks as work
+    else:
+        from . import experiment as work
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         if options.command == "data":
-            from .download import get
-
-            corpus, folder = get(options.corpus, options.subset)
+            corpus, folder = work.get(options.corpus, options.subset)
             print(f"ready: make figures CORPUS={corpus} DATA={folder.relative_to(ROOT)}")
             return 0
         settings = load_settings(options.preset, options.corpus, options.data)
         if options.command == "notebook":
-            from .notebooks import execute
-
-            print(f"executed {execute(options.notebook, settings).relative_to(ROOT)}")
+            print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
             return 0
-        from .experiment import check, run
-
-        print(check(settings), flush=True)
+        print(work.check(settings), flush=True)
         if options.command == "run":
-            print(f"tables in {run(settings).folder.relative_to(ROOT)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except Exception as error:
+        from .errors import explain
+
+        return explain(error, Path("build") / f"{options.corpus}-{options.preset}" / "error.log")
     return 0
+
+
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
+
+
+def _interrupted() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    os.write(2, b"\ninterrupted: the same command goes on from here\n")  # print may be busy
+    return INTERRUPTED
+
+
+def _interrupt(*_) -> None:
+    """Ctrl-C: the work ends its workers and itself, or is ended five seconds later.
+
+    Some libraries swallow KeyboardInterrupt. Nothing is harmed by a hard end (see store.py).
+    """
+    status = _interrupted()
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(status))
+    signal.alarm(5)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

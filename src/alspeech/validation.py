@@ -25,6 +25,7 @@ from .corpus import SPLITS, read_audio, write_manifest
 from .features import input_frames
 from .model import output_frames
 from .readers import Found
+from .store import write_csv
 from .text import ENGLISH, Alphabet, learn_alphabet, normalise
 
 # why an utterance is set aside, and what to do about it
@@ -271,9 +272,7 @@ class _Log:
 
     def write_for_people(self) -> None:
         self.people.mkdir(parents=True, exist_ok=True)
-        temporary = self.people / f".rejected.csv.{os.getpid()}"
-        self.rejected().to_csv(temporary, index=False)
-        temporary.replace(self.people / "rejected.csv")
+        write_csv(self.people / "rejected.csv", self.rejected())
 
     def give_up_if_most(self, looked_at: int) -> None:
         """Raise ``UserError`` where more than half of the utterances looked at are unusable."""

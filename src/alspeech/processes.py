@@ -1,0 +1,49 @@
+"""Worker processes: how many, how they hear of Ctrl-C, and that none outlives its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+
+def cores() -> int:
+    """Processor cores that this process may use, or the number in ``ALSPEECH_JOBS``."""
+    if os.environ.get("ALSPEECH_JOBS"):
+        return int(os.environ["ALSPEECH_JOBS"])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@contextlib.contextmanager
+def interrupts_held():
+    """Ctrl-C waits until the end of the block, and processes started in it never hear of it.
+
+    A terminal sends Ctrl-C to workers, too, and each would answer with a traceback; the process
+    that started them ends them instead. (A blocked signal is inherited, and is not lost to the
+    process that blocked it.)
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """End this worker within a second of its parent process, however that one ended.
+
+    A killed parent cannot tell its workers, which would go on, and hold their locks.
+    """
+    parent = parent or os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
