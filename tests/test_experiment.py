@@ -45,6 +45,9 @@ def test_bad_input_is_one_line_that_names_what_is_valid(root, arguments, words):
     ("seeds: 0", ["seeds is 0"]),
     ("sedes: 3", ["unknown key 'sedes'", "seeds"]),
     ("training: {rat: 1}", ["training: unknown key 'rat'", "rate"]),
+    ("build: {pool: 0}", ["build: pool is 0", "at least one"]),
+    ("build: {alphabet: greek}", ["unknown alphabet 'greek'", "english, learned"]),
+    ("build: {min_seconds: 9, max_seconds: 3}", ["min_seconds 9", "below the second"]),
 ])  # fmt: skip
 def test_a_bad_preset_file_is_one_line(root, line, words):
     (root / "configs" / "bad.yaml").write_text(line + "\n")

@@ -68,6 +68,15 @@ def test_a_json_file_named_after_a_split_gives_it_and_so_does_a_column(listed):
     assert read("jsonl", listed)["split"].to_dict() == {"a": "pool", "b": "validation"}
 
 
+def test_a_sub_folder_named_after_a_split_gives_it(listed):
+    for split in ("pool", "dev"):
+        speech(listed / split / "a.wav")
+        write_jsonl(listed / split / "list.jsonl", {"audio_filepath": "a.wav", "text": "yes"})
+    rows = read("jsonl", listed)
+    assert rows["split"].to_dict() == {"pool/a": "pool", "dev/a": "validation"}
+    assert rows.loc["dev/a", "path"] == str(listed / "dev" / "a.wav")
+
+
 def test_windows_line_ends_a_byte_order_mark_and_blank_lines_just_work(listed):
     lines = ['{"audio_filepath": "a.wav", "text": "yes"}', "", '{"audio_filepath": "b.wav"}']
     (listed / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")

@@ -179,6 +179,11 @@ def _check(settings: Settings, where: str) -> None:
                 f"{where}: query percentage {percent} is outside (0, 100]: give a share of the pool"
             )
     build = settings.build
+    for split in ("base", "pool", "validation", "test"):
+        if getattr(build, split) < 1:
+            raise UserError(
+                f"{where}: build: {split} is {getattr(build, split)}: at least one is needed"
+            )
     if build.alphabet not in ("english", "learned"):
         raise UserError(
             f"{where}: build: unknown alphabet '{build.alphabet}': choose one of english, learned"

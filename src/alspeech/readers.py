@@ -155,22 +155,28 @@ def read_jsonl(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
     """NeMo's manifests: an object a line with ``audio_filepath, text`` and, if you like,
     ``utt_id, duration, offset, speaker, split`` and more, which travels along.
 
-    DATA is one file or a folder of files; a file named after a split (``pool.jsonl``) gives it.
-    Relative paths are taken from the file's folder. Without ``utt_id`` the path serves.
+    DATA is one file, or a folder of files or of folders of files; the name of a split gives it
+    (``pool.jsonl``, ``pool/all.jsonl``). Relative paths are taken from the file's folder. Without
+    ``utt_id`` the path serves.
     """
-    folder, files = data, [data]
     if data.is_dir():
-        files = sorted(data.glob("*.jsonl")) or sorted(data.glob("*.json"))
+        patterns = ("*.jsonl", "*/*.jsonl", "*.json", "*/*.json")
+        files = next(filter(None, (sorted(data.glob(pattern)) for pattern in patterns)), [])
     else:
-        folder = data.parent
+        data, files = data.parent, [data]
     rows = []
     for file in files:
-        of_file = SPLIT_NAMES.get(file.stem)
-        rows += [_from_json(line, where, folder, outside, of_file) for where, line in _lines(file)]
+        split = SPLIT_NAMES.get(file.stem)
+        if split is None and file.parent != data:
+            split = SPLIT_NAMES.get(file.parent.name)
+        rows += [
+            _from_json(line, where, file.parent, data, outside, split)
+            for where, line in _lines(file)
+        ]
     return rows, files
 
 
-def _from_json(line: str, where: str, folder: Path, outside: bool, split: str | None) -> dict:
+def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, split) -> dict:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -193,10 +199,11 @@ def _from_json(line: str, where: str, folder: Path, outside: bool, split: str | 
         row[key] = None if row.get(key) is None else str(row[key])
     if not row["utt_id"]:
         at = f"@{row['offset']:g}" if row.get("offset") else ""
-        row["utt_id"] = str(Path(name).with_suffix("")) + at
+        within = "" if folder == data else f"{folder.name}/"
+        row["utt_id"] = within + str(Path(name).with_suffix("")) + at
     row["split"] = _split(row["split"], where) if "split" in row else split
     row["text"] = row["text"] or ""
-    return {**row, "path": _inside(folder / name, folder, where, outside), "where": where}
+    return {**row, "path": _inside(folder / name, data, where, outside), "where": where}
 
 
 # ---------------------------------------------------------------- Kaldi

@@ -73,8 +73,9 @@ def _is_punctuation(character: str) -> bool:
 
 def _without_punctuation(text: str) -> str:
     # a space instead: "well-known" is two words, and so is "yes,please"
-    text = "".join(" " if _is_punctuation(character) else character for character in text)
-    return re.sub(r"(?<!\w)'(?!\w)", " ", text)
+    without = "".join(" " if _is_punctuation(character) else character for character in text)
+    without = re.sub(r"(?<!\w)'(?!\w)", " ", without)
+    return text if without == text else " ".join(without.split())
 
 
 def _without_odd_space(text: str) -> str:
@@ -96,7 +97,7 @@ def normalise(text: str) -> tuple[str, list[str]]:
     """A transcript as the model sees it, and the names of the steps that changed it.
 
     >>> normalise("“It’s  on,” SHE said.")
-    ("it's on she said", ['apostrophes', 'case', 'punctuation', 'white space'])
+    ("it's on she said", ['apostrophes', 'case', 'punctuation'])
     """
     changed = []
     for name, step in NORMALISATION.items():

@@ -227,6 +227,10 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
     if rows["split"].isna().any():  # all four are given, but not to everybody
         log.add("note", "left out: no split given", int(rows["split"].isna().sum()))
         rows = rows[rows["split"].notna()]
+    learnt = set(rows["speaker"][rows["split"].isin(["base", "pool"])].dropna())
+    shared = set(rows["speaker"][rows["split"] == "test"].dropna()) & learnt
+    if shared and not notes:
+        log.add("note", f"{len(shared)} speakers of test are in base or pool, too, as given")
     manifest = _with_good_audio(rows, alphabet, settings, jobs, log)
     for split in SPLITS:
         if not (manifest["split"] == split).any():
