@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--data", default="", help="folder of a real corpus")
     options = parser.parse_args()
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
-    signal.signal(signal.SIGINT, lambda *_: os._exit(_interrupted()))
+    signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
     from .config import ROOT, load_settings
 
@@ -39,7 +39,7 @@ def main() -> int:
         else:
             print(f"executed {work(options.notebook, settings).relative_to(ROOT)}")
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _interrupted()
     except Exception as error:
         from .errors import explain
 
@@ -47,13 +47,14 @@ def main() -> int:
     return 0
 
 
-INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
-
-
 def _interrupted() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    """Say so; returns the exit code that shells give to Ctrl-C."""
     os.write(2, b"\ninterrupted: the same command goes on from here\n")  # print may be busy
-    return INTERRUPTED
+    return 130
+
+
+def _leave(*_) -> None:
+    os._exit(_interrupted())
 
 
 def _interrupt(*_) -> None:
@@ -61,8 +62,8 @@ def _interrupt(*_) -> None:
 
     Some libraries swallow KeyboardInterrupt. Nothing is harmed by a hard end (see store.py).
     """
-    status = _interrupted()
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(status))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    signal.signal(signal.SIGALRM, _leave)
     signal.alarm(5)
     raise KeyboardInterrupt
 
