@@ -58,13 +58,13 @@ def _leave(*_) -> None:
 
 
 def _interrupt(*_) -> None:
-    """Ctrl-C: the work ends its workers and itself, or is ended five seconds later.
+    """Ctrl-C: the work ends its workers and itself, or is ended ten seconds later.
 
     Some libraries swallow KeyboardInterrupt. Nothing is harmed by a hard end (see store.py).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
     signal.signal(signal.SIGALRM, _leave)
-    signal.alarm(5)
+    signal.alarm(10)
     raise KeyboardInterrupt
 
 

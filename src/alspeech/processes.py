@@ -39,13 +39,12 @@ def end_with_parent(parent: int | None = None) -> None:
     """End this worker within a second of its parent process, however that one ended.
 
     A killed parent cannot tell its workers, which would go on, and hold their locks. ``parent`` is
-    its process id, where that is the one that forked this worker; a worker that was forked by
-    multiprocessing's server knows better.
+    the parent's process id; without it, the process that multiprocessing's server forked for.
     """
     starter = multiprocessing.parent_process()
 
     def watch():
-        while starter.is_alive() if starter else os.getppid() == parent:
+        while os.getppid() == parent if parent else starter.is_alive():
             time.sleep(0.5)
         os._exit(1)
 
