@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--subset", default="", help="part of a corpus to download")
     options = parser.parse_args()
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
-    signal.signal(signal.SIGINT, lambda *_: os._exit(_interrupted()))
+    signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
     from .config import ROOT, load_settings
 
@@ -51,7 +51,7 @@ def main() -> int:
         if options.command == "run":
             print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _interrupted()
     except Exception as error:
         from .errors import explain
 
@@ -59,23 +59,24 @@ def main() -> int:
     return 0
 
 
-INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
-
-
 def _interrupted() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    """Say so; returns the exit code that shells give to Ctrl-C."""
     os.write(2, b"\ninterrupted: the same command goes on from here\n")  # print may be busy
-    return INTERRUPTED
+    return 130
+
+
+def _leave(*_) -> None:
+    os._exit(_interrupted())
 
 
 def _interrupt(*_) -> None:
-    """Ctrl-C: the work ends its workers and itself, or is ended five seconds later.
+    """Ctrl-C: the work ends its workers and itself, or is ended ten seconds later.
 
     Some libraries swallow KeyboardInterrupt. Nothing is harmed by a hard end (see store.py).
     """
-    status = _interrupted()
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(status))
-    signal.alarm(5)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    signal.signal(signal.SIGALRM, _leave)
+    signal.alarm(10)
     raise KeyboardInterrupt
 
 

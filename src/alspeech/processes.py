@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -37,12 +38,13 @@ def interrupts_held():
 def end_with_parent(parent: int | None = None) -> None:
     """End this worker within a second of its parent process, however that one ended.
 
-    A killed parent cannot tell its workers, which would go on, and hold their locks.
+    A killed parent cannot tell its workers, which would go on, and hold their locks. ``parent`` is
+    the parent's process id; without it, the process that multiprocessing's server forked for.
     """
-    parent = parent or os.getppid()
+    starter = multiprocessing.parent_process()
 
     def watch():
-        while os.getppid() == parent:
+        while os.getppid() == parent if parent else starter.is_alive():
             time.sleep(0.5)
         os._exit(1)
 

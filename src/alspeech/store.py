@@ -24,9 +24,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
-import torch
-
 from .config import UserError
 
 try:
@@ -52,6 +49,8 @@ _SOURCES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob(
 
 def code(*modules: str) -> str:
     """Ten hex digits that stand for the source of some of this package's modules."""
+    import torch  # here and below: it takes seconds, and the processes that speak need none of it
+
     digest = hashlib.sha256(torch.__version__.encode())
     for name in modules:
         digest.update(_SOURCES[name])
@@ -258,13 +257,15 @@ def write_json(path: Path, record: dict) -> None:
     write_text(path, json.dumps(record, indent=1) + "\n")
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table whole or not at all, six significant digits."""
+def write_csv(path: Path, frame) -> None:
+    """Write a DataFrame whole or not at all, six significant digits."""
     write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def torch_bytes(state: dict) -> bytes:
     """What ``torch.save`` would write of tensors and plain values."""
+    import torch
+
     buffer = io.BytesIO()  # torch.save to a file hides a full disk behind an error of its own
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -288,6 +289,8 @@ class Checkpoint:
 
     def load(self) -> dict | None:
         """What was saved last; None if there is nothing, or (said in a line) it is damaged."""
+        import torch
+
         if not self.path.exists():
             return None
         data = self.path.read_bytes()

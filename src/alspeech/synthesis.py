@@ -350,8 +350,14 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     with ProcessPoolExecutor(
         jobs, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent
     ) as workers:
-        with interrupts_held():
-            parts = workers.map(_speak_block, [str(folder)] * len(blocks), blocks)
-        durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
+        try:
+            with interrupts_held():
+                parts = workers.map(_speak_block, [str(folder)] * len(blocks), blocks)
+            durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # else they are waited for
+                if isinstance(child, context.Process):
+                    child.kill()
+            raise
     manifest["duration"] = np.concatenate(durations)
     write_manifest(folder / "manifest.jsonl", manifest)
