@@ -29,8 +29,15 @@ def main() -> int:
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
     signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
-    from .config import ROOT, load_settings
+    from .config import ROOT, UserError, load_settings
+    from .errors import explain
 
+    log = Path("build") / f"{options.corpus}-{options.preset}" / "error.log"
+    words = (options.preset, options.corpus, options.data)
+    try:  # a wrong word is told at once
+        settings = None if options.command == "data" else load_settings(*words)
+    except UserError as error:
+        return explain(error, log)
     if options.command == "data":
         from . import download as work
     elif options.command == "notebook":
@@ -43,7 +50,6 @@ def main() -> int:
             corpus, folder = work.get(options.corpus, options.subset)
             print(f"ready: make figures CORPUS={corpus} DATA={folder.relative_to(ROOT)}")
             return 0
-        settings = load_settings(options.preset, options.corpus, options.data)
         if options.command == "notebook":
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
             return 0
@@ -53,9 +59,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
-        from .errors import explain
-
-        return explain(error, Path("build") / f"{options.corpus}-{options.preset}" / "error.log")
+        return explain(error, log)
     return 0
 
 
