@@ -338,6 +338,16 @@ def test_when_most_recordings_are_bad_the_run_ends_with_one_line_and_their_list(
     assert not list(mine.out.iterdir())
 
 
+def test_recorded_utterances_have_kinds_by_their_length_unless_the_manifest_has_its_own(mine):
+    mine.add("long", audio=noise(12), speaker="s0")
+    for record in mine.records[:4]:
+        record["kind"] = "shout"
+    kinds = mine.build(base=9, pool=9, validation=9, test=9)["kind"]
+    assert (
+        kinds["u00"] == "shout" and kinds["u05"] == "under 2 s" and kinds["long"] == "10 s and more"
+    )
+
+
 # ---------------------------------------------------------------- in the experiment
 
 

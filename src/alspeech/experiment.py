@@ -151,7 +151,7 @@ def check(settings: Settings) -> str:
     data = prepare(settings)
     text = data.report.to_string()
     rejected = data.folder / "rejected.csv"
-    if rejected.exists() and len(table := pd.read_csv(rejected, dtype=str)):
+    if rejected.exists() and len(table := pd.read_csv(rejected, dtype=str, keep_default_na=False)):
         copy = ROOT / "build" / settings.run / rejected.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_csv(copy, table)

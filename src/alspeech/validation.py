@@ -11,8 +11,10 @@ import json
 import os
 import re
 import unicodedata
+from bisect import bisect_right
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -247,7 +249,7 @@ class _Log:
     """What was set aside and what else a person should know, in the order in which it was seen."""
 
     def __init__(self, people: Path):
-        self.people, self.looked_at = people, 0
+        self.people = people
         self._rejected, self._lines = [], []
 
     def reject(self, row, reason: str, detail: str = "", where: str | None = None) -> None:
@@ -371,14 +373,15 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
     manifest = rows.loc[facts.index].drop(columns=["where", "text_where"])
     manifest[["offset", "duration"]] = facts[["offset", "duration"]]
     manifest["speaker"] = manifest["speaker"].fillna("unknown")
-    if "kind" not in manifest:
-        manifest["kind"] = manifest["duration"].map(_kind)
+    by_length = manifest["duration"].map(_kind)
+    manifest["kind"] = manifest["kind"].fillna(by_length) if "kind" in manifest else by_length
     return manifest
 
 
 def _kind(seconds: float) -> str:
-    below = [f"under {KINDS[0]} s", *(f"{a} to {b} s" for a, b in zip(KINDS, KINDS[1:]))]  # noqa: B905
-    return [*below, f"{KINDS[-1]} s and more"][int(np.searchsorted(KINDS, seconds, "right"))]
+    between = [f"{low} to {high} s" for low, high in pairwise(KINDS)]
+    names = [f"under {KINDS[0]} s", *between, f"{KINDS[-1]} s and more"]
+    return names[bisect_right(KINDS, seconds)]
 
 
 # ---------------------------------------------------------------- the report
