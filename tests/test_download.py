@@ -162,8 +162,11 @@ def test_subsets_fill_one_corpus_folder_and_are_fetched_once(server, tmp_path, m
         for name in ("dev-clean", "test-clean")
     }
     monkeypatch.setattr(download, "sources", lambda: {"librispeech": found})
+    archives = {
+        name: archive((f"LibriSpeech/{name}/1/10/1-10.trans.txt", TRANSCRIPT)) for name in found
+    }
     for name in (*found, *found):
-        server.content = archive((f"LibriSpeech/{name}/1/10/1-10.trans.txt", TRANSCRIPT))
+        server.content = archives[name]
         assert download.get("librispeech", name) == ("librispeech", tmp_path / "data/librispeech")
     assert len(server.ranges) == 2, "what is there is not fetched again"
     folder = tmp_path / "data" / "librispeech"
