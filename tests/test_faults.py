@@ -23,10 +23,11 @@ KILLS = 20
 # Starts ``python -m alspeech`` by forking a process that has done the imports, which write nothing
 # and take longer than this preset's work. Each line read starts a run in a session of its own.
 SERVER = """
-import os, sys
+import os, signal, sys
 import alspeech.experiment
 import torch._dynamo, scipy.signal
-from alspeech.__main__ import main
+from alspeech.__main__ import _leave, main
+signal.signal(signal.SIGINT, _leave)  # a kill may come before main has got that far
 for line in sys.stdin:
     child = os.fork()
     if child == 0:

@@ -118,6 +118,7 @@ def test_a_folder_is_gone_on_from_only_where_that_is_asked_for(tmp_path):
     def half(folder):
         assert folders(folder) == []
         (folder / "half").write_text("")
+        (folder / ".table.csv.host.123").write_text("a file that was being written")
         raise KeyboardInterrupt
 
     for resume in (False, True):

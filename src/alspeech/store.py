@@ -87,6 +87,8 @@ def stored(parent: Path, name: str, config: dict, compute, resume: bool = False)
         if not resume:
             shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(exist_ok=True)
+        for path in unfinished.rglob(".*"):  # files that a killed process was writing
+            path.unlink()
         try:
             compute(unfinished)
             write_json(unfinished / "config.json", config)

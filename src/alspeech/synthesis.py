@@ -31,7 +31,7 @@ from tqdm import tqdm
 from .config import CorpusConfig, UserError
 from .corpus import DIGITS, SAMPLE_RATE, resample, write_manifest
 from .processes import end_with_parent, interrupts_held
-from .store import sweep, write_bytes
+from .store import write_bytes
 
 ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
 QUANTUM = 0.16  # seconds: durations are multiples of it, so that many utterances share a length
@@ -342,7 +342,6 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     manifest = draw_manifest(config)
     for split in manifest["split"].unique():
         (folder / "audio" / split).mkdir(parents=True, exist_ok=True)
-        sweep(folder / "audio" / split)
     blocks = [manifest[i : i + BLOCK] for i in range(0, len(manifest), BLOCK)]
     # a server that has imported this module, but not loaded espeak-ng, forks the fresh processes
     context = multiprocessing.get_context("forkserver")
