@@ -387,6 +387,21 @@ def test_check_shows_the_report_and_lists_what_was_set_aside_for_people(mine, la
     assert listed["utt_id"].tolist() == ["bad"]
 
 
+def test_a_corpus_that_is_refused_leaves_nothing_but_the_list_of_reasons(mine, laboratory):
+    for number, record in enumerate(mine.records):
+        record["split"] = corpora.SPLITS[number % 4]
+        if record["split"] == "pool":
+            record["text"] = ""
+    (mine.folder / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in mine.records))
+    with pytest.raises(
+        UserError, match="0 usable utterances for pool: .*; all that .*rejected.csv"
+    ):
+        experiment.check(Settings("tiny", "jsonl", str(mine.folder), build=SIZES))
+    assert not list((laboratory / "data").iterdir())
+    listed = pd.read_csv(laboratory / "build" / "jsonl-tiny" / "rejected.csv")
+    assert listed["reason"].tolist() == ["no transcript"] * 4
+
+
 def test_a_model_has_as_many_symbols_as_its_corpus(mine, laboratory, monkeypatch):
     for record in mine.records:
         record["text"] = "是 不"

@@ -11,10 +11,8 @@ import json
 import os
 import re
 import unicodedata
-from bisect import bisect_right
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +50,8 @@ CLIPPED = 0.001  # share of such samples from which an utterance is called clipp
 SLACK = 0.1  # seconds by which a manifest's duration may exceed the file's: it was rounded
 REJECTED = ("utt_id", "path", "where", "reason", "detail", "what_to_do")
 REPORTED = ("part", "what", "utterances", "example")
-KINDS = (2, 5, 10)  # seconds that bound the kinds of utterance that notebooks compare
+# the kinds of utterance that notebooks compare, and the seconds from which each begins
+KINDS = {"under 2 s": 0, "2 to 5 s": 2, "5 to 10 s": 5, "10 s and more": 10}
 
 
 # ---------------------------------------------------------------- one utterance's audio
@@ -162,42 +161,36 @@ def assign_splits(rows: pd.DataFrame, build: CorpusConfig) -> tuple[pd.Series, l
             "for each of base, pool, validation and test; add recordings, or correct 'split'"
         )
     rng = np.random.default_rng([build.seed, 2])
-    shares = np.array([getattr(build, name) for name in missing], float)
-    shares /= shares.sum()
-    speakers = free["speaker"].fillna("unknown").value_counts(sort=False).sort_index()
-    if len(speakers) >= len(missing):
-        chosen = _deal_speakers(speakers, shares, rng)
-        named = free["speaker"].fillna("unknown").map(chosen)
-        notes = []
-    else:
-        ends = np.round(shares.cumsum() * len(free)).astype(int)
-        ends = np.maximum(ends, np.arange(1, len(missing) + 1))  # nobody goes without
-        ends = np.minimum(ends, len(free) - np.arange(len(missing))[::-1])
-        order = np.searchsorted(ends, np.arange(len(free)), side="right")
-        named = pd.Series(rng.permutation(order), free.index)
-        known = free["speaker"].notna().any()
-        names = "the corpus does not tell its speakers" if not known else (
-            "one speaker only" if len(speakers) == 1 else f"{len(speakers)} speakers only"
-        )  # fmt: skip
-        notes = [f"{names}: {', '.join(missing)} are divided by utterance, and share speakers"]
-    return given.where(given.notna(), named.map(dict(enumerate(missing)))), notes
+    total = sum(getattr(build, name) for name in missing)
+    shares = {name: getattr(build, name) / total for name in missing}
+    notes, unit = [], free["speaker"].fillna("unknown")
+    count = unit.nunique()
+    if count < len(missing):
+        told = "one speaker only" if count == 1 else f"{count} speakers only"
+        if free["speaker"].isna().all():
+            told = "the corpus does not tell its speakers"
+        notes = [f"{told}: {', '.join(missing)} are divided by utterance, and share speakers"]
+        unit = pd.Series(free.index, free.index)
+    dealt = _deal(unit.value_counts().sort_index(), shares, rng)
+    return given.where(given.notna(), unit.map(dealt)), notes
 
 
-def _deal_speakers(speakers: pd.Series, shares: np.ndarray, rng) -> dict:
-    """``{speaker: number of its split}``: the largest first, each to where most is lacking."""
-    lacking = shares * speakers.sum()
-    order = speakers.iloc[rng.permutation(len(speakers))].sort_values(
-        ascending=False, kind="stable"
-    )
-    chosen, empty = {}, set(range(len(shares)))
-    for left, (speaker, count) in zip(range(len(order), 0, -1), order.items(), strict=True):
-        # the last speakers are kept for splits that have none
-        allowed = list(empty) if left <= len(empty) else range(len(shares))
-        number = max(allowed, key=lambda n: lacking[n])
-        chosen[speaker] = number
-        empty.discard(number)
-        lacking[number] -= count
-    return chosen
+def _deal(units: pd.Series, shares: dict, rng: np.random.Generator) -> dict:
+    """The split of every unit (a speaker with a number of utterances, or one utterance).
+
+    The largest units first, each to the split that lacks most of its share; no split stays empty.
+    """
+    lacking = {name: share * units.sum() for name, share in shares.items()}
+    order = units.iloc[rng.permutation(len(units))].sort_values(ascending=False, kind="stable")
+    dealt, empty = {}, set(shares)
+    for left, (unit, count) in zip(range(len(order), 0, -1), order.items(), strict=True):
+        # the last ones are kept for splits that have none
+        allowed = [name for name in shares if left > len(empty) or name in empty]
+        name = max(allowed, key=lacking.get)
+        dealt[unit] = name
+        empty.discard(name)
+        lacking[name] -= count
+    return dealt
 
 
 # ---------------------------------------------------------------- a corpus
@@ -208,13 +201,30 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
 
     The manifest points to the original files. A split is filled up to its size in
     ``settings.build`` by utterances drawn at random, those that prove unusable being replaced as
-    long as there are others. ``people`` is a folder for ``rejected.csv`` where the run ends here.
+    long as there are others.
 
     Raises ``UserError`` where a split ends up empty or more than half of what was looked at is
-    unusable.
+    unusable; ``rejected.csv`` is in the folder ``people`` then.
     """
-    config = settings.build
-    rows, log = found.rows.copy(), _Log(people)
+    log = _Log()
+    try:
+        manifest, alphabet = _select(found.rows.copy(), settings, jobs, log)
+    except UserError as error:
+        if log.rejected().empty:
+            raise
+        people.mkdir(parents=True, exist_ok=True)
+        write_csv(people / "rejected.csv", log.rejected())
+        raise UserError(f"{error}; all that is set aside: {people / 'rejected.csv'}") from None
+    write_manifest(folder / "manifest.jsonl", manifest)
+    with open(folder / "alphabet.json", "w", encoding="utf-8") as file:
+        json.dump({"characters": alphabet.characters}, file, ensure_ascii=False)
+    log.report().to_csv(folder / "report.csv", index=False)
+    log.rejected().to_csv(folder / "rejected.csv", index=False)
+
+
+def _select(rows, settings: Settings, jobs: int, log: _Log) -> tuple[pd.DataFrame, Alphabet]:
+    """The manifest of what is used of a reader's rows, and the alphabet of its transcripts."""
+    config, looked_at = settings.build, len(rows)
     texts = [normalise(text) for text in rows["text"]]
     _log_normalisation(log, rows["text"], texts)
     rows["text"] = [text for text, _ in texts]
@@ -222,7 +232,7 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
     if config.alphabet == "learned":
         alphabet = learn_alphabet(rows["text"])
     rows = _with_good_transcripts(rows, alphabet, log)
-    log.give_up_if_most(len(found.rows))
+    log.give_up_if_most(looked_at)
     rows["split"], notes = assign_splits(rows, config)
     for note in notes:
         log.add("note", note)
@@ -236,20 +246,14 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
     manifest = _with_good_audio(rows, alphabet, settings, jobs, log)
     for split in SPLITS:
         if not (manifest["split"] == split).any():
-            log.write_for_people()
-            raise UserError(f"no usable utterance for {split}: see {log.people / 'rejected.csv'}")
-    write_manifest(folder / "manifest.jsonl", manifest)
-    with open(folder / "alphabet.json", "w", encoding="utf-8") as file:
-        json.dump({"characters": alphabet.characters}, file, ensure_ascii=False)
-    log.report().to_csv(folder / "report.csv", index=False)
-    log.rejected().to_csv(folder / "rejected.csv", index=False)
+            raise UserError(f"no usable utterance for {split}: mend some, or add recordings")
+    return manifest, alphabet
 
 
 class _Log:
     """What was set aside and what else a person should know, in the order in which it was seen."""
 
-    def __init__(self, people: Path):
-        self.people = people
+    def __init__(self):
         self._rejected, self._lines = [], []
 
     def reject(self, row, reason: str, detail: str = "", where: str | None = None) -> None:
@@ -276,22 +280,19 @@ class _Log:
         table = pd.DataFrame(lines + self._lines, columns=list(REPORTED))
         return table.astype({"utterances": "Int64"})  # a note has no number
 
-    def write_for_people(self) -> None:
-        self.people.mkdir(parents=True, exist_ok=True)
-        write_csv(self.people / "rejected.csv", self.rejected())
+    def give_up_if_most(self, looked_at: int, before: int = 0) -> None:
+        """Raise ``UserError`` where more than half of the utterances looked at are unusable.
 
-    def give_up_if_most(self, looked_at: int) -> None:
-        """Raise ``UserError`` where more than half of the utterances looked at are unusable."""
-        rejected = self.rejected()
+        ``before`` were set aside already when the look began.
+        """
+        rejected = self.rejected()[before:]
         if 2 * len(rejected) <= looked_at:
             return
         reason, count = Counter(rejected["reason"]).most_common(1)[0]
         example = rejected[rejected["reason"] == reason].iloc[0]
-        self.write_for_people()
         raise UserError(
             f"{len(rejected)} of {looked_at} utterances cannot be used, most often for '{reason}' "
-            f"({count}; {example['where']}: {example['detail']}): {REASONS[reason]}; all of them: "
-            f"{self.people / 'rejected.csv'}"
+            f"({count}; {example['where']}: {example['detail']}): {REASONS[reason]}"
         )
 
 
@@ -333,7 +334,7 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
     decks = {split: rows[rows["split"] == split] for split in SPLITS}
     decks = {split: deck.iloc[rng.permutation(len(deck))] for split, deck in decks.items()}
     goal = sum(min(sizes[split], len(deck)) for split, deck in decks.items())
-    begun, looked_at, kept, clipped = len(log.rejected()), 0, [], 0
+    before, looked_at, kept, clipped = len(log.rejected()), 0, [], 0
 
     def check(row):
         try:
@@ -362,8 +363,7 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
                     lacking -= 1
                     clipped += seen["clipped"]
                     kept.append({"Index": row.Index, **seen})
-    if 2 * (len(log.rejected()) - begun) > looked_at:
-        log.give_up_if_most(begun + looked_at)
+    log.give_up_if_most(looked_at, before)
     if clipped:
         log.add("warning", "clipped, kept", clipped)
     left = len(rows) - looked_at
@@ -373,15 +373,10 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
     manifest = rows.loc[facts.index].drop(columns=["where", "text_where"])
     manifest[["offset", "duration"]] = facts[["offset", "duration"]]
     manifest["speaker"] = manifest["speaker"].fillna("unknown")
-    by_length = manifest["duration"].map(_kind)
+    bounds = [*KINDS.values(), np.inf]
+    by_length = pd.cut(manifest["duration"], bounds, right=False, labels=list(KINDS)).astype(object)
     manifest["kind"] = manifest["kind"].fillna(by_length) if "kind" in manifest else by_length
     return manifest
-
-
-def _kind(seconds: float) -> str:
-    between = [f"{low} to {high} s" for low, high in pairwise(KINDS)]
-    names = [f"under {KINDS[0]} s", *between, f"{KINDS[-1]} s and more"]
-    return names[bisect_right(KINDS, seconds)]
 
 
 # ---------------------------------------------------------------- the report
