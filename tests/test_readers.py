@@ -14,6 +14,7 @@ from conftest import REPOSITORY, SHARED, alspeech
 
 from alspeech import readers
 from alspeech.config import UserError
+from alspeech.corpus import check_data
 
 
 def speech(path, seconds=1.0, rate=16000, seed=0):
@@ -275,7 +276,7 @@ def test_data_without_permission_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read whatever chmod says
     with pytest.raises(UserError, match="no permission"):
-        readers.check_data("kaldi", str(tmp_path))
+        check_data("kaldi", str(tmp_path))
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make here")
@@ -290,7 +291,15 @@ def test_a_wrong_word_on_the_command_line_leaves_no_folder_behind(root, typo):
     assert sorted(path.name for path in root.iterdir()) == ["Makefile", "configs", "notebooks"]
 
 
-def test_a_run_on_missing_data_ends_with_one_line_and_leaves_no_folder(root):
-    done = alspeech(root, "run", "--preset", "tiny", "--corpus", "kaldi", "--data", "gone")
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-    assert sorted(path.name for path in root.iterdir()) == ["configs"]
+@pytest.mark.parametrize("data, words", [
+    ("gone", "no folder or file"), ("mine", "mine/m.jsonl:2: broken JSON at character 20"),
+])  # fmt: skip
+def test_a_run_on_bad_data_ends_with_one_line_and_leaves_no_folder(root, listed, data, words):
+    (listed / "m.jsonl").write_text(
+        '{"audio_filepath": "a.wav", "text": "yes"}\n{"audio_filepath": yes}\n'
+    )
+    before = sorted(root.rglob("*"))
+    done = alspeech(root, "run", "--preset", "tiny", "--corpus", "jsonl", "--data", data)
+    assert done.returncode == 2 and sorted(root.rglob("*")) == before
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and words in line

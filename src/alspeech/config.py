@@ -15,13 +15,16 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(os.environ.get("ALSPEECH_ROOT") or Path(__file__).resolve().parents[2])
-CORPORA = {
-    "synthetic": "spoken by espeak-ng on this machine, needs no DATA",
-    "fsdd": "Free Spoken Digit Dataset: DATA=<folder that holds recordings/>",
-    "jsonl": "your recordings, listed in JSON lines: DATA=<the list, or the folder that holds it>",
-    "kaldi": "a Kaldi data directory: DATA=<folder that holds wav.scp and text>",
-    "librispeech": "DATA=<folder that holds LibriSpeech/, or one of its subsets>",
-    "speechcommands": "Speech Commands: DATA=<folder that holds the words' folders>",
+CORPORA = {  # what DATA is
+    "synthetic": "not needed: it is spoken by espeak-ng on this machine",
+    "fsdd": "the folder that holds recordings/; get it by make data CORPUS=fsdd, or from "
+    "https://github.com/Jakobovski/free-spoken-digit-dataset",
+    "jsonl": 'a .jsonl file, or its folder; a line is {"audio_filepath": "a.wav", "text": "yes"}',
+    "kaldi": "a folder that holds wav.scp and text, or one whose sub-folders do",
+    "librispeech": "the folder that holds LibriSpeech/, or one of its subsets; get it by make data "
+    "CORPUS=librispeech SUBSET=train-clean-100",
+    "speechcommands": "the folder that holds the words' folders; get it by make data "
+    "CORPUS=speechcommands",
 }
 
 

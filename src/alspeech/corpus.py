@@ -12,6 +12,7 @@ The corpora that we build are here and in synthesis.py; readers.py reads other p
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from .config import CorpusConfig, UserError
+from .config import CORPORA, CorpusConfig, UserError
 
 SAMPLE_RATE = 16000  # Hz, of the files that the package writes
 SPLITS = ("base", "pool", "validation", "test")
@@ -73,9 +74,23 @@ def resample(samples: np.ndarray, up: int, down: int) -> np.ndarray:
     return resample_poly(samples, up, down)
 
 
+def check_data(corpus: str, data: str) -> None:
+    """Raise ``UserError`` unless DATA is there and may be read."""
+    if not data:
+        raise UserError(f"CORPUS={corpus} needs DATA=path: {CORPORA[corpus]}")
+    try:
+        if os.path.isdir(data):
+            os.scandir(data).close()
+        else:
+            open(data, "rb").close()
+    except PermissionError:
+        raise UserError(f"DATA={data}: no permission to read it: ask its owner, or chmod") from None
+    except OSError:
+        raise UserError(f"no folder or file DATA={data}: it is {CORPORA[corpus]}") from None
+
+
 # ---------------------------------------------------------------- Free Spoken Digit Dataset
 
-FSDD_HOME = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 FSDD_RATE = 8000  # Hz
 DIGITS = "zero one two three four five six seven eight nine".split()
 # recording indices of each split: 0–4 are the official test recordings, the rest is our cut
@@ -137,14 +152,8 @@ class _Deck:
 
 def _fsdd_recordings(data: str) -> pd.DataFrame:
     """``digit, speaker, index, path`` of every ``{digit}_{speaker}_{index}.wav``."""
-    if not data:
-        raise UserError(
-            "CORPUS=fsdd needs DATA=<its folder>: get it by make data CORPUS=fsdd, or from "
-            f"{FSDD_HOME}"
-        )
+    check_data("fsdd", data)
     folder = Path(data) / "recordings"
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: get the Free Spoken Digit Dataset from {FSDD_HOME}")
     rows = []
     for path in sorted(folder.glob("*.wav")):
         name = re.fullmatch(r"([0-9])_([^_]+)_([0-9]+)", path.stem)
@@ -153,7 +162,7 @@ def _fsdd_recordings(data: str) -> pd.DataFrame:
         digit, speaker, index = name.groups()
         rows.append({"digit": int(digit), "speaker": speaker, "index": int(index), "path": path})
     if not rows:
-        raise UserError(f"no WAV file in {folder}: get the recordings from {FSDD_HOME}")
+        raise UserError(f"no WAV file in {folder}: DATA is {CORPORA['fsdd']}")
     return pd.DataFrame(rows)
 
 

@@ -58,14 +58,6 @@ BASE, ALL = "base", "all"  # the strategies that query nothing and everything
 
 # ---------------------------------------------------------------- corpus and features
 
-BUILDERS = {
-    "synthetic": lambda folder, settings: synthesis.build(folder, settings.build, cores()),
-    "fsdd": lambda folder, settings: corpora.build_fsdd(folder, settings.build, settings.data),
-    **dict.fromkeys(readers.READERS, lambda folder, settings: validation.build(
-        folder, _found(settings), settings, cores(), ROOT / "build" / settings.run
-    )),
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Corpus:
@@ -89,6 +81,16 @@ def _found(settings: Settings) -> readers.Found:
     return readers.read(settings.corpus, settings.data, settings.build.outside)
 
 
+def _build(folder: Path, settings: Settings) -> None:
+    if settings.corpus == "synthetic":
+        synthesis.build(folder, settings.build, cores())
+    elif settings.corpus == "fsdd":
+        corpora.build_fsdd(folder, settings.build, settings.data)
+    else:
+        people = ROOT / "build" / settings.run
+        validation.build(folder, _found(settings), settings, cores(), people)
+
+
 @functools.lru_cache  # a real corpus has thousands of files to look at
 def _corpus_config(settings: Settings) -> dict:
     config = {"corpus": settings.corpus, "build": as_dict(settings.build)}
@@ -102,13 +104,11 @@ def _corpus_config(settings: Settings) -> dict:
             "model": {name: model[name] for name in shape},
             "code": code("corpus", "readers", "validation", "text"),
         }
-    files = {}
-    if settings.corpus == "fsdd" and settings.data:
-        readers.check_data(settings.corpus, settings.data)
-        files = {
-            str(path.relative_to(settings.data)): [path.stat().st_size, path.stat().st_mtime_ns]
-            for path in sorted(Path(settings.data).rglob("*.wav"))
-        }
+    files = []
+    if settings.corpus == "fsdd":
+        corpora.check_data(settings.corpus, settings.data)
+        files = sorted(map(str, Path(settings.data).rglob("*.wav")))
+    files = readers.states(files)
     return {**config, "data": fingerprint(files), "code": code("corpus", "synthesis")}
 
 
@@ -124,8 +124,8 @@ def _features_config(settings: Settings) -> dict:
 
 def _corpus_folder(settings: Settings) -> Path:
     return stored(
-        ROOT / "data", f"{settings.corpus}", _corpus_config(settings),
-        lambda folder: BUILDERS[settings.corpus](folder, settings),
+        ROOT / "data", settings.corpus, _corpus_config(settings),
+        lambda folder: _build(folder, settings),
         resume=settings.corpus == "synthetic",
     )  # fmt: skip
 
@@ -331,7 +331,8 @@ def grid(settings: Settings) -> list[tuple]:
 def _worker(step, settings, arguments, parent, unharmed):
     """Runs in a worker process, which has one core to itself (or in the parent, if that has one).
 
-    ``unharmed`` are the folders that the parent has found intact."""
+    ``unharmed`` are the folders that the parent has found intact.
+    """
     if os.getpid() != parent:
         _once_a_worker(parent)
         trust(unharmed)

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .config import UserError
-from .corpus import FSDD_HOME
+from .config import CORPORA, UserError
+from .corpus import check_data
 
 COLUMNS = (
     "utt_id", "path", "offset", "duration", "text", "speaker", "split", "where", "text_where",
@@ -43,17 +43,20 @@ class Found:
     files: tuple
 
     def fingerprint(self) -> dict:
-        """Size and time of change of every file that the corpus consists of (None: not there)."""
-        paths = [*map(str, self.files), *self.rows["path"].unique()]
-        return {path: _size_and_time(path) for path in paths}
+        """Size and time of change of every file that the corpus consists of."""
+        return states([*map(str, self.files), *self.rows["path"].unique()])
 
 
-def _size_and_time(path: str) -> list | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None  # missing, or not ours to read: validation.py says which
-    return [status.st_size, status.st_mtime_ns]
+def states(paths: list[str]) -> dict[str, list | None]:
+    """Size and time of change of files (None: not there)."""
+    found = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+            found[path] = [status.st_size, status.st_mtime_ns]
+        except OSError:
+            found[path] = None  # missing, or not ours to read: validation.py says which
+    return found
 
 
 @functools.lru_cache(maxsize=4)
@@ -66,7 +69,7 @@ def read(corpus: str, data: str, outside: bool = False) -> Found:
     check_data(corpus, data)
     rows, files = READERS[corpus](Path(data), outside)
     if not rows:
-        raise UserError(f"{data}: no utterance found; {HINTS[corpus]}")
+        raise UserError(f"{data}: no utterance found; DATA is {CORPORA[corpus]}")
     table = pd.DataFrame(rows)
     for name in COLUMNS:
         if name not in table:
@@ -85,21 +88,6 @@ def read(corpus: str, data: str, outside: bool = False) -> Found:
         )
     order = [*COLUMNS, *(name for name in table if name not in COLUMNS)]
     return Found(table[order], tuple(files))
-
-
-def check_data(corpus: str, data: str) -> None:
-    """Raise ``UserError`` unless DATA is there and may be read."""
-    if not data:
-        raise UserError(f"CORPUS={corpus} needs DATA=path; {HINTS[corpus]}")
-    try:
-        if os.path.isdir(data):
-            os.scandir(data).close()
-        else:
-            open(data, "rb").close()
-    except PermissionError:
-        raise UserError(f"DATA={data}: no permission to read it: ask its owner, or chmod") from None
-    except OSError:
-        raise UserError(f"no folder or file DATA={data}; {HINTS[corpus]}") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -122,9 +110,11 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _split(name, where: str) -> str | None:
-    if name is None or str(name).lower() in SPLIT_NAMES:
-        return None if name is None else SPLIT_NAMES[str(name).lower()]
-    raise UserError(f"{where}: unknown split '{name}': choose one of {', '.join(SPLIT_NAMES)}")
+    if name is None:
+        return None
+    if str(name).lower() not in SPLIT_NAMES:
+        raise UserError(f"{where}: unknown split '{name}': choose one of {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[str(name).lower()]
 
 
 def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
@@ -378,13 +368,4 @@ READERS = {
     "kaldi": read_kaldi,
     "librispeech": read_librispeech,
     "speechcommands": read_speechcommands,
-}
-HINTS = {
-    "fsdd": f"the folder that holds recordings/, or get it: make data CORPUS=fsdd, or {FSDD_HOME}",
-    "jsonl": 'a .jsonl file, or its folder; a line is {"audio_filepath": "a.wav", "text": "yes"}',
-    "kaldi": "a folder that holds wav.scp and text, or one whose sub-folders do",
-    "librispeech": "the folder that holds LibriSpeech/, or get it: make data CORPUS=librispeech "
-    "SUBSET=train-clean-100",
-    "speechcommands": "the folder that holds the words' folders, or get it: make data "
-    "CORPUS=speechcommands",
 }
