@@ -110,7 +110,7 @@ def test_an_intact_folder_is_read_once_a_process(tmp_path, monkeypatch):
     folder = stored(tmp_path, "x", CONFIG, fill_two)
     anew(monkeypatch)
     assert stored(tmp_path, "x", CONFIG, None) == folder
-    monkeypatch.setattr(store, "_checksum", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(store, "checksum", lambda path: pytest.fail("read again"))
     assert stored(tmp_path, "x", CONFIG, None) == folder
 
 

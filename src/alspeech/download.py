@@ -10,9 +10,7 @@ archive says, wherever it says. The addresses and checksums are torchaudio's.)
 
 from __future__ import annotations
 
-import hashlib
 import http.client
-import json
 import shutil
 import tarfile
 import urllib.error
@@ -24,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .config import ROOT, UserError
+from .store import checksum, write_json
 
 CHUNK = 1 << 20  # bytes
 
@@ -94,9 +93,9 @@ def get(corpus: str, subset: str = "") -> tuple[str, Path]:
         archive = folder / name
         if not archive.exists():
             download(source.url, archive, source.sha256)
-        found = {"url": source.url, "bytes": archive.stat().st_size, "sha256": _sha256(archive)}
+        found = {"url": source.url, "bytes": archive.stat().st_size, "sha256": checksum(archive)}
         unpack(archive, folder)
-        record.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(record, found)
         archive.unlink()
     return source.corpus, data
 
@@ -135,7 +134,7 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
             f"{url}: broke off after {size / 1e6:.1f} of {total / 1e6:.1f} MB: the same command "
             "goes on from there"
         )
-    found = _sha256(part)
+    found = checksum(part)
     if sha256 and found != sha256:
         part.unlink()
         raise UserError(
@@ -153,11 +152,6 @@ def _receive(response, part: Path, have: int, total: int | None, name: str) -> N
         while chunk := response.read(CHUNK):
             file.write(chunk)
             bar.update(len(chunk))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ says of an utterance cannot depend on its batch-mates.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,6 +160,7 @@ def extract(folder: Path, manifest: pd.DataFrame, config: ModelConfig) -> None:
             rows.append([row.utt_id, len(features)])
             if checkpoint.due():
                 file.flush()
+                os.fsync(file.fileno())  # the checkpoint counts on it
                 checkpoint.save({"rows": rows})
         file.seek(0)  # how many frames there are is known only now
         shape = (sum(frames for _, frames in rows), config.bins)

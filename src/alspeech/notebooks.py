@@ -17,6 +17,7 @@ from IPython.display import HTML
 
 from .config import ROOT, Settings, UserError
 from .corpus import read_audio
+from .errors import AGAIN
 
 
 def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
@@ -81,7 +82,7 @@ def execute(notebook: str, settings: Settings) -> Path:
         cell, reason = _failure(partial, error)
         raise UserError(
             f"{source}, cell {cell}: {reason} (log: {_short(log)}, notebook so far: "
-            f"{_short(partial)}); finished work is kept, the same command goes on from it"
+            f"{_short(partial)}); {AGAIN}"
         ) from None
     partial.replace(output)
     return output

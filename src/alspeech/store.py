@@ -131,23 +131,24 @@ def _damage(folder: Path, config: dict) -> str | None:
         expected = json.loads((folder / CHECKSUMS).read_text()).items()
     except (FileNotFoundError, ValueError, AttributeError):
         return f"{CHECKSUMS} cannot be read"
-    for name, checksum in expected:
+    for name, written in expected:
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _checksum(folder / name) != checksum:
+        if checksum(folder / name) != written:
             return f"{name} has changed"
     _intact.add(folder)
     return None
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checksums(folder: Path) -> dict[str, str]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _checksum(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): checksum(path) for path in paths}
 
 
 # ---------------------------------------------------------------- one process at a time
