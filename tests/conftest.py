@@ -26,8 +26,9 @@ SYMBOLS = 5
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def deterministic():
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 def tiny_model(cell: str = "lstm", dtype=torch.float64, symbols: int = SYMBOLS, seed: int = 0):

@@ -21,7 +21,7 @@ RUN = ("run", "--preset", PRESET)
 KILLS = 20
 
 # Starts ``python -m alspeech`` by forking a process that has done the imports, which write nothing
-# and take longer than this preset's work. Each line read starts a run in a session of its own.
+# and take longer than this preset's work. Each line read starts a run, a process group of its own.
 SERVER = """
 import os, signal, sys
 import alspeech.experiment
@@ -31,9 +31,10 @@ signal.signal(signal.SIGINT, _leave)  # a kill may come before main has got that
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        os.setsid()
+        os.setpgid(0, 0)
         sys.argv[1:] = line.split()
         sys.exit(main())
+    os.setpgid(child, child)  # here, too: whoever is told may kill it at once
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
