@@ -176,11 +176,6 @@ def _tuples(value):
 
 
 def _check(settings: Settings, where: str) -> None:
-    for percent in settings.query_percents:
-        if not 0 < percent <= 100:
-            raise UserError(
-                f"{where}: query percentage {percent} is outside (0, 100]: give a share of the pool"
-            )
     build = settings.build
     for split in ("base", "pool", "validation", "test"):
         if getattr(build, split) < 1:
@@ -196,5 +191,10 @@ def _check(settings: Settings, where: str) -> None:
             f"{where}: build: min_seconds {build.min_seconds} and max_seconds {build.max_seconds}: "
             "the first must be above 0 and below the second"
         )
+    for percent in settings.query_percents:
+        if not 0 < percent <= 100:
+            raise UserError(
+                f"{where}: query percentage {percent} is outside (0, 100]: give a share of the pool"
+            )
     if settings.seeds < 1:
         raise UserError(f"{where}: seeds is {settings.seeds}: at least one is needed")
