@@ -385,6 +385,11 @@ def test_check_shows_the_report_and_lists_what_was_set_aside_for_people(mine, la
     assert re.search(r"pool +\d+ +0\.00\d +\d", shown)
     listed = pd.read_csv(laboratory / "build" / "jsonl-tiny" / "rejected.csv")
     assert listed["utt_id"].tolist() == ["bad"]
+    soundfile.write(mine.folder / "bad.wav", noise(), 16000)  # mended
+    for memory in (readers.read, experiment._corpus_config):
+        memory.cache_clear()
+    experiment.check(settings)
+    assert not (laboratory / "build" / "jsonl-tiny" / "rejected.csv").exists()
 
 
 def test_a_corpus_that_is_refused_leaves_nothing_but_the_list_of_reasons(mine, laboratory):

@@ -151,8 +151,9 @@ def check(settings: Settings) -> str:
     data = prepare(settings)
     text = data.report.to_string()
     rejected = data.folder / "rejected.csv"
+    copy = ROOT / "build" / settings.run / rejected.name
+    copy.unlink(missing_ok=True)  # what an earlier check said
     if rejected.exists() and len(table := pd.read_csv(rejected, dtype=str, keep_default_na=False)):
-        copy = ROOT / "build" / settings.run / rejected.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_csv(copy, table)
         text += f"\n{len(table)} utterances are set aside: see {copy.relative_to(ROOT)}"
