@@ -228,6 +228,10 @@ def test_librispeech_audio_without_a_transcript_and_the_reverse_are_both_told(tm
     rows = read("librispeech", tmp_path)
     assert rows.loc["1-10-0007", "text"] == "" and rows.loc["1-10-0000", "text"] != ""
     assert not os.path.exists(rows.loc["1-10-0000", "path"])
+    with open(folder / "1-10.trans.txt", "a") as file:
+        file.write("../../../../../secret YES\n")
+    with pytest.raises(UserError, match="1-10.trans.txt:3: .*secret.flac lies outside"):
+        read("librispeech", tmp_path)
 
 
 @pytest.mark.skipif(not (SHARED / "LibriSpeech").exists(), reason="no LibriSpeech beside the code")

@@ -317,7 +317,9 @@ def read_librispeech(data: Path, outside: bool) -> tuple[list[dict], list[Path]]
             files.append(file)
             for where, line in _lines(file):
                 utt_id, _, text = line.partition(" ")
-                path = audio.pop(utt_id, file.parent / f"{utt_id}.flac")
+                path = audio.pop(utt_id, None) or Path(
+                    _inside(file.parent / f"{utt_id}.flac", data, where, outside)  # a missing file
+                )
                 rows.append(_librispeech_row(utt_id, path, text, where) | of_subset)
         # audio that no transcript file names
         rows += [_librispeech_row(i, path, "", str(path)) | of_subset for i, path in audio.items()]
