@@ -21,14 +21,12 @@ def explain(error: Exception, log: Path) -> int:
     it is none of what is expected.
     """
     where = "".join(f"{note}: " for note in getattr(error, "__notes__", []))
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, PermissionError)):
         line, status = f"{where}{error}", 2
     elif isinstance(error, BrokenProcessPool):
         line, status = f"a worker process died (out of memory, or killed); {AGAIN}", 2
     elif isinstance(error, OSError) and error.errno in FULL:
         line, status = f"{where}{error}: make room; {AGAIN}", 2
-    elif isinstance(error, PermissionError):
-        line, status = f"{where}{error}", 2
     else:
         line = f"{where}{type(error).__name__}: {error} (traceback: {_traceback(error, log)})"
         status = 1
