@@ -5,8 +5,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import numpy as np
@@ -116,24 +118,44 @@ def test_the_notebooks_run_unchanged_on_recorded_speech(root):
     assert len(scores) == 30 and scores["utt_id"].str.match("0[0-9]{8}").all()
 
 
+def write_notebook(path, *sources):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    parameters = nbformat.v4.new_code_cell("preset = ''", metadata={"tags": ["parameters"]})
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A test"), parameters]
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(notebook, path)
+    return path
+
+
 @pytest.mark.parametrize("source, reason", [
     ("import os; os.kill(os.getpid(), 9)", "the kernel died"),
     ("1 / 0", "ZeroDivisionError: division by zero"),
 ])  # fmt: skip
 def test_a_failing_notebook_is_one_line_with_notebook_cell_and_log(root, source, reason):
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
-    notebook.cells = [
-        nbformat.v4.new_markdown_cell("# Fails"),
-        nbformat.v4.new_code_cell("preset = ''", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("x = 1"),
-        nbformat.v4.new_code_cell(source),
-    ]
-    path = root / "bad.ipynb"
-    nbformat.write(notebook, path)
+    path = write_notebook(root / "bad.ipynb", "x = 1", source)
     done = alspeech(root, "notebook", str(path), "--preset", "tiny")
     assert done.returncode == 2
     message = done.stderr.strip().splitlines()[-1]
     assert "bad.ipynb, cell 4" in message and reason in message and "bad.log" in message
     assert (root / "build" / "synthetic-tiny" / "bad.log").exists()
     assert not (root / "build" / "synthetic-tiny" / "bad.ipynb").exists()
+
+
+def test_ctrl_c_ends_a_notebook_with_one_line_and_its_kernel_with_it(root):
+    busy = "import os, time; os.symlink(str(os.getpid()), 'kernel'); time.sleep(99)"
+    path = write_notebook(root / "long.ipynb", busy)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "alspeech", "notebook", str(path), "--preset", "tiny"],
+        env={**os.environ, "ALSPEECH_ROOT": str(root)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (root / "kernel").is_symlink():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate()[1].split("\n") == [
+        "", "interrupted: the same command goes on from here", ""
+    ]  # fmt: skip
+    assert run.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(os.readlink(root / "kernel")), 0)
