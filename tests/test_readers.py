@@ -87,6 +87,9 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_just_work(listed):
 @pytest.mark.parametrize("line, words", [
     (b'{"audio_filepath": "b.wav", "text": "no"', "m.jsonl:2: broken JSON at character 41"),
     (b'{"audio_filepath": "b.wav", "text": "caf\xe9"}', "m.jsonl:2: not UTF-8.*0xe9.*iconv"),
+    ('{"audio_filepath": "b.wav"}'.encode("utf-16-le"), "m.jsonl:2: not UTF-8 but UTF-16"),
+    (b'{"audio_filepath": "b.wav", "text": "\\ud83d"}', "m.jsonl:2: .*half a character"),
+    (b'{"audio_filepath": "b\\u0000.wav", "text": "no"}', "m.jsonl:2: .*null"),
     (b'{"text": "no"}', 'm.jsonl:2: no "audio_filepath"'),
     (b'["b.wav", "no"]', 'm.jsonl:2: no "audio_filepath"'),
     (b'{"audio_filepath": "b.wav", "duration": "1 s"}', 'm.jsonl:2: "duration" is "1 s"'),

@@ -105,6 +105,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                 f"{where}: not UTF-8 (byte {error.start + 1} of the line is "
                 f"0x{line[error.start]:02x}): convert the file, e.g. iconv -f latin1 -t utf-8"
             ) from None
+        if "\0" in text:
+            raise UserError(f"{where}: not UTF-8 but UTF-16, or no text at all: convert the file")
         if text:
             yield where, text
 
@@ -174,6 +176,9 @@ def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, s
             f"{where}: broken JSON at character {error.pos + 1} ({error.msg}): mend the line, or "
             "take it out"
         ) from None
+    written = json.dumps(record, ensure_ascii=False)
+    if "\\u0000" in written or written.encode(errors="replace").decode() != written:
+        raise UserError(f"{where}: \\u escapes of a null or of half a character: mend the line")
     name = record.get("audio_filepath") if isinstance(record, dict) else None
     if not isinstance(name, str) or not name:
         raise UserError(f'{where}: no "audio_filepath": every line needs one, and a "text"')
