@@ -49,13 +49,13 @@ def main() -> int:
         if options.command == "data":
             corpus, folder = work.get(options.corpus, options.subset)
             print(f"ready: make figures CORPUS={corpus} DATA={folder.relative_to(ROOT)}")
-            return 0
-        if options.command == "notebook":
+        elif options.command == "notebook":
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
-            return 0
-        print(work.check(settings), flush=True)
-        if options.command == "run":
-            print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
+        else:
+            print(work.check(settings), flush=True)
+            if options.command == "run":
+                print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
