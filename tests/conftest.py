@@ -25,6 +25,11 @@ TINY = ModelConfig(bins=12, channels=3, layers=2, hidden=5)
 SYMBOLS = 5
 
 
+# processes that the tests start inherit it: two threads of small work wait for each other, and
+# on a busy machine for long
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
 @pytest.fixture(autouse=True)
 def deterministic():
     torch.set_num_threads(1)
