@@ -1,4 +1,4 @@
-# make help lists the targets. PRESET, CORPUS and DATA choose the run.
+# make help lists the targets. PRESET, CORPUS and DATA choose the run, SUBSET what data downloads.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -8,6 +8,7 @@ PYTHON ?= python3
 PRESET ?= laptop
 CORPUS ?= synthetic
 DATA   ?=
+SUBSET ?=
 RUN    := $(CORPUS)-$(PRESET)
 OUT    := build/$(RUN)
 PY     := .venv/bin/python
@@ -20,15 +21,22 @@ FILES  := $(addprefix figures/$(RUN)/,$(foreach f,fig1_error_curves fig2a_pctc_v
           $(addprefix results/$(RUN)/,table1.csv table1.md error_curves.csv scores.csv provenance.json)
 LOST   := $(if $(filter-out $(wildcard $(FILES)),$(FILES)),FORCE)
 
-.PHONY: help figures all test lint lab bench clean distclean
+.PHONY: help figures check data all test lint lab bench clean distclean
 help: ## list the targets
-	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [CORPUS=synthetic|fsdd] [DATA=folder]'
+	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [DATA=path] [SUBSET=name]'
+	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-12s%s\n", $$1, $$2}'
 
 figures: $(PAPER:%=$(OUT)/%.ipynb) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
 	@echo 'figures/$(RUN) results/$(RUN) $(OUT)/*.ipynb are up to date'
 
 all: figures ## everything
+
+check: .venv/installed ## read and check CORPUS in DATA, show what was found, train nothing
+	$(PY) -m alspeech check $(WHAT)
+
+data: .venv/installed ## download CORPUS (its SUBSET) from its official address
+	$(PY) -m alspeech data --corpus "$(CORPUS)" --subset "$(SUBSET)"
 
 test: .venv/installed ## the tests
 	$(PY) -m pytest
@@ -70,13 +78,14 @@ build/rivals/installed: benchmarks/flashlight.lock benchmarks/pyctcdecode.lock |
 	  -r benchmarks/pyctcdecode.lock
 	@touch $@
 
-# the choice of DATA, rewritten only when it changes; LOST makes outputs anew that were removed
+# the choice of DATA, rewritten only when it, or what lies there, changes; LOST makes outputs anew that were removed
 $(OUT)/data: FORCE
-	@mkdir -p $(OUT); echo '$(DATA)' | cmp -s - $@ || echo '$(DATA)' > $@
+	@mkdir -p $(OUT); if ! echo '$(DATA)' | cmp -s - $@ || \
+	  [ -n "$(DATA)" -a -n "$$(find -L "$(DATA)" -newer $@ -print -quit 2>/dev/null)" ]; then echo '$(DATA)' > $@; fi
 FORCE:
 
 $(OUT)/tables: $(OUT)/data $(SOURCES) $(LOST) | .venv/installed
-	$(PY) -m alspeech run $(WHAT)
+	$(PY) -m alspeech run $(WHAT) || { code=$$?; rm -f $<; rmdir $(OUT) build 2>/dev/null || true; exit $$code; }
 	@touch $@
 
 $(OUT)/%.ipynb: notebooks/%.ipynb $(OUT)/tables $(LOST)

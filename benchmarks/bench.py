@@ -24,8 +24,8 @@ import torch
 
 from alspeech import experiment, plots
 from alspeech.config import ROOT, UserError, load_settings
+from alspeech.processes import keep_freed_memory
 from alspeech.text import ENGLISH
-from alspeech.training import keep_freed_memory
 
 K, REPEATS, UTTERANCES = 100, 5, 128
 OUTPUT = ROOT / "build" / "bench"

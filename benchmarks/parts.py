@@ -222,7 +222,7 @@ def growth_of(size: int) -> dict:
 
     from alspeech import experiment
     from alspeech.config import load_settings
-    from alspeech.training import keep_freed_memory
+    from alspeech.processes import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -25,9 +25,15 @@ TINY = ModelConfig(bins=12, channels=3, layers=2, hidden=5)
 SYMBOLS = 5
 
 
+# processes that the tests start inherit it: two threads of small work wait for each other, and
+# on a busy machine for long
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
 @pytest.fixture(autouse=True)
-def one_thread():
+def deterministic():
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 def tiny_model(cell: str = "lstm", dtype=torch.float64, symbols: int = SYMBOLS, seed: int = 0):
@@ -49,20 +55,24 @@ def tiny_batch(size: int = 3, frames: int = 16, dtype=torch.float64, seed: int =
     return Batch(tuple(f"u{i}" for i in range(size)), features)
 
 
-@pytest.fixture
-def root(tmp_path):
+def make_root(folder: Path) -> Path:
     """An empty companion: configs only, with a preset ``tiny`` that trains in seconds."""
-    (tmp_path / "configs").mkdir()
+    (folder / "configs").mkdir()
     for path in (REPOSITORY / "configs").glob("*.yaml"):
-        shutil.copy(path, tmp_path / "configs")
-    (tmp_path / "configs" / "tiny.yaml").write_text(
+        shutil.copy(path, folder / "configs")
+    (folder / "configs" / "tiny.yaml").write_text(
         "strategies: [random, entropy, pctc, egl]\n"
         "query_percents: [20, 50]\nseeds: 2\nlabelings: 10\ndirections: 2\n"
         "build: {base: 24, pool: 30, validation: 8, test: 12}\n"
         "model: {layers: 1, hidden: 12, channels: 4}\n"
         "training: {base_epochs: 2, epochs: 1}\n"
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_root(tmp_path)
 
 
 def alspeech(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

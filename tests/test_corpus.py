@@ -1,6 +1,7 @@
 """The embedded corpus, real recordings, features and batches."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -152,6 +153,16 @@ def test_real_fsdd_recordings_keep_the_official_test_split(tmp_path):
     assert manifest["speaker"].nunique() == 6
 
 
+@pytest.mark.parametrize("name, content, message", [
+    ("3_ada_22.wav", b"", "3_ada_22.wav cannot be read"),
+    ("three_ada.wav", b"", "three_ada.wav: not named digit_speaker_index.wav"),
+])  # fmt: skip
+def test_a_bad_fsdd_recording_is_one_line_that_names_it(digits, tmp_path, name, content, message):
+    (digits / "recordings" / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        corpora.build_fsdd(tmp_path / "out", replace(SMALL, pool=100), str(digits))
+
+
 # ---------------------------------------------------------------- features
 
 
@@ -166,10 +177,51 @@ def test_features_of_a_tone_peak_in_its_bin_whatever_the_sample_rate():
     peaks = set()
     for rate in (8000, 16000, 44100):
         time = torch.arange(rate) / rate
-        mix = torch.cat([torch.sin(2 * torch.pi * 1000 * time), 1e-3 * torch.randn(rate)])
+        mix = torch.cat([torch.sin(2 * torch.pi * 1200 * time), 1e-3 * torch.randn(rate)])
         log = features.FeatureExtractor(ModelConfig())(mix, rate)
         peaks.add(int((log[:90].mean(dim=0) - log[110:190].mean(dim=0)).argmax()))
     assert len(peaks) == 1
+
+
+def test_an_interrupted_extraction_goes_on_from_its_checkpoint(spoken, tmp_path, monkeypatch):
+    manifest = corpora.read_manifest(spoken / "manifest.jsonl").iloc[:6]
+    whole, halved, read = tmp_path / "whole", tmp_path / "halved", []
+    for folder in (whole, halved):
+        folder.mkdir()
+    features.extract(whole, manifest, ModelConfig())
+
+    def read_four(path):
+        read.append(path)
+        if len(read) == 5:
+            raise KeyboardInterrupt
+        return corpora.read_audio(path)
+
+    monkeypatch.setattr("alspeech.store.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(features, "read_audio", read_four)
+    with pytest.raises(KeyboardInterrupt):
+        features.extract(halved, manifest, ModelConfig())
+    with open(halved / "features.npy", "ab") as file:
+        file.write(b"half an utterance")
+    features.extract(halved, manifest, ModelConfig())
+    assert read[5:] == list(manifest["path"][4:])
+    for name in ("features.npy", "index.csv"):
+        assert (whole / name).read_bytes() == (halved / name).read_bytes()
+    assert sorted(path.name for path in halved.iterdir()) == ["features.npy", "index.csv"]
+
+
+def test_an_interrupted_synthesis_speaks_only_the_blocks_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthesis, "BLOCK", 6)
+    config = CorpusConfig(base=8, pool=8, validation=2, test=2)
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    synthesis.build(whole, config, jobs=1)
+    shutil.copytree(whole, halved)
+    (halved / "manifest.jsonl").unlink()
+    (halved / "audio" / "base" / "base-00007.wav").unlink()  # in the second of four blocks
+    kept = (halved / "audio" / "base" / "base-00000.wav").stat().st_mtime_ns
+    synthesis.build(halved, config, jobs=1)
+    assert (halved / "audio" / "base" / "base-00000.wav").stat().st_mtime_ns == kept
+    for path in whole.rglob("*.*"):
+        assert path.read_bytes() == (halved / path.relative_to(whole)).read_bytes()
 
 
 def test_the_store_gives_back_what_was_extracted(spoken, tmp_path):

@@ -1,11 +1,21 @@
 """The notebooks: readable as committed, and they run."""
 
+import base64
+import io
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, alspeech
+import soundfile
+from conftest import REPOSITORY, SHARED, alspeech
 
 from alspeech.notebooks import players
 
@@ -60,24 +70,92 @@ def test_players_embed_the_audio_and_escape_the_text(tmp_path):
     assert "&lt;um&gt;" in table and "<td></td>" in table and "base64,UklGRg==" in table
 
 
+def test_players_play_the_part_of_a_file_that_is_the_utterance(tmp_path):
+    soundfile.write(tmp_path / "a.flac", 0.1 * np.sin(np.arange(48000) / 9), 16000)
+    row = {"path": str(tmp_path / "a.flac"), "offset": 1.0, "duration": 0.5}
+    table = players(pd.DataFrame([row]), ["duration"]).data
+    embedded = base64.b64decode(table.partition("base64,")[2].partition('"')[0])
+    samples, rate = soundfile.read(io.BytesIO(embedded))
+    whole, _ = soundfile.read(row["path"])
+    assert rate == 16000 and np.allclose(samples, whole[16000:24000], atol=1e-4)
+
+
+# one process for all notebooks, without kernels and their imports
+EXECUTE = """
+import sys, nbformat, matplotlib
+matplotlib.use("Agg")
+preset, corpus, data, *paths = sys.argv[1:]
+for path in paths:
+    names = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names.update(preset=preset, corpus=corpus, data=data)
+"""
+
+
+@pytest.mark.skipif(
+    not (SHARED / "speechocean762").exists(), reason="no speechocean762 beside the code"
+)
+def test_the_notebooks_run_unchanged_on_recorded_speech(root):
+    """Numbers with leading zeros as ids, no synthetic columns, speakers apart."""
+    (root / "results").mkdir()
+    shutil.copy(REPOSITORY / "results" / "paper_table1.csv", root / "results")
+    preset = (root / "configs" / "tiny.yaml").read_text().replace("seeds: 2", "seeds: 1")
+    (root / "configs" / "tiny.yaml").write_text(preset.replace("[20, 50]", "[50]"))
+    data = str(SHARED / "speechocean762" / "train")
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, "tiny", "kaldi", data, *map(str, NOTEBOOKS)],
+        # no workers, whose imports would take longer than the work
+        env={**os.environ, "ALSPEECH_ROOT": str(root), "ALSPEECH_JOBS": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in FIGURES:
+        assert (root / "figures" / "kaldi-tiny" / f"{name}.png").stat().st_size > 10_000
+    scores = pd.read_csv(root / "results" / "kaldi-tiny" / "scores.csv", dtype={"utt_id": str})
+    assert len(scores) == 30 and scores["utt_id"].str.match("0[0-9]{8}").all()
+
+
+def write_notebook(path, *sources):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    parameters = nbformat.v4.new_code_cell("preset = ''", metadata={"tags": ["parameters"]})
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A test"), parameters]
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(notebook, path)
+    return path
+
+
 @pytest.mark.parametrize("source, reason", [
     ("import os; os.kill(os.getpid(), 9)", "the kernel died"),
     ("1 / 0", "ZeroDivisionError: division by zero"),
 ])  # fmt: skip
 def test_a_failing_notebook_is_one_line_with_notebook_cell_and_log(root, source, reason):
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
-    notebook.cells = [
-        nbformat.v4.new_markdown_cell("# Fails"),
-        nbformat.v4.new_code_cell("preset = ''", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("x = 1"),
-        nbformat.v4.new_code_cell(source),
-    ]
-    path = root / "bad.ipynb"
-    nbformat.write(notebook, path)
+    path = write_notebook(root / "bad.ipynb", "x = 1", source)
     done = alspeech(root, "notebook", str(path), "--preset", "tiny")
     assert done.returncode == 2
     message = done.stderr.strip().splitlines()[-1]
     assert "bad.ipynb, cell 4" in message and reason in message and "bad.log" in message
     assert (root / "build" / "synthetic-tiny" / "bad.log").exists()
     assert not (root / "build" / "synthetic-tiny" / "bad.ipynb").exists()
+
+
+def test_ctrl_c_ends_a_notebook_with_one_line_and_its_kernel_with_it(root):
+    busy = "import os, time; os.symlink(str(os.getpid()), 'kernel'); time.sleep(99)"
+    path = write_notebook(root / "long.ipynb", busy)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "alspeech", "notebook", str(path), "--preset", "tiny"],
+        env={**os.environ, "ALSPEECH_ROOT": str(root)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (root / "kernel").is_symlink():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate()[1].split("\n") == [
+        "", "interrupted: the same command goes on from here", ""
+    ]  # fmt: skip
+    assert run.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(os.readlink(root / "kernel")), 0)

@@ -16,6 +16,7 @@ from alspeech.ctc import ctc_losses
 from alspeech.features import FeatureStore
 from alspeech.model import DeepSpeech2, count_parameters
 from alspeech.querying import query, rank, score
+from alspeech.store import Checkpoint
 from alspeech.text import Alphabet
 
 ABC = Alphabet("abcd")
@@ -39,11 +40,12 @@ def store(tmp_path):
     return FeatureStore(tmp_path), manifest
 
 
-def fit(model, store, manifest, epochs=40, seed=0, **changes):
+def fit(model, store, manifest, epochs=40, seed=0, checkpoint=None, **changes):
     config = replace(TrainingConfig(time_masks=0, frequency_masks=0), **changes)
     return training.fit(
-        model, store, manifest[:32], manifest[32:], ABC, config, epochs=epochs, rate=1e-2, seed=seed
-    )
+        model, store, manifest[:32], manifest[32:], ABC, config,
+        epochs=epochs, rate=1e-2, seed=seed, checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -240,3 +242,66 @@ def test_a_model_takes_batches_of_one_length():
     batch = tiny_batch(frames=32)
     model = tiny_model()
     assert model(batch.features).shape == (3, model.frames(32), 5)
+
+
+# ---------------------------------------------------------------- interrupted training
+
+
+class Killed(Checkpoint):
+    """Saves after every batch; the process dies with the ``n``-th."""
+
+    def __init__(self, path, n):
+        super().__init__(path)
+        self.left = n
+
+    def due(self):
+        return True
+
+    def save(self, state):
+        super().save(state)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_training_killed_after_any_batch_ends_with_the_same_bits(store, tmp_path, cell):
+    store, manifest = store
+    masked = {"time_masks": 2, "frequency_masks": 2, "time_width": 4, "patience": 1, "batch": 8}
+
+    def train(checkpoint=None):
+        torch.manual_seed(0)
+        model = DeepSpeech2(replace(TINY, cell=cell), len(ABC))
+        history = fit(model, store, manifest, epochs=3, checkpoint=checkpoint, **masked)
+        return model.state_dict(), history.drop(columns="seconds")
+
+    weights, history = train()
+    batches = 3 * len(store.groups(manifest[:32], 8))
+    path = tmp_path / "checkpoint"
+    for n in range(1, batches + 1):  # dies anew after each batch that it gets done
+        assert path.exists() == (n > 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(Killed(path, 1))
+    resumed, its_history = train(Killed(path, 1))  # only validation is left
+    assert its_history.equals(history)
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_a_damaged_checkpoint_is_noticed_and_training_begins_anew(tmp_path, capsys):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.save({"weights": torch.arange(1000.0), "epoch": 3})
+    data = bytearray(checkpoint.path.read_bytes())
+    assert checkpoint.load()["epoch"] == 3
+    for damaged in (data[:-7], data[:2000] + bytes([data[2000] ^ 1]) + data[2001:], b""):
+        checkpoint.path.write_bytes(damaged)
+        assert checkpoint.load() is None
+        assert "checkpoint is damaged: beginning anew" in capsys.readouterr().err
+
+
+def test_scoring_goes_on_from_the_batches_that_were_done(store):
+    store, manifest = store
+    model, seen = tiny_model(dtype=torch.float32, symbols=len(ABC)), []
+    whole = score(model, store, manifest, "egl", report=lambda scores: seen.append(dict(scores)))
+    after = []
+    again = score(model, store, manifest, "egl", known=seen[1], report=lambda s: after.append(1))
+    assert again.equals(whole) and len(after) == len(seen) - 2

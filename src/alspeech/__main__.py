@@ -1,43 +1,87 @@
 """``python -m alspeech``: what the Makefile calls.
 
-run       the long work: base models, scores, cells, tables; can be killed and started again
+check     read and check the corpus, extract its features, show what was found; no training
+run       the same and the long work: base models, scores, cells, tables; can be killed and
+          started again
 notebook  execute one notebook by papermill into build/<run>/
+data      download a corpus from its official address into data/
 
-A mistake that the user can mend ends in one line on standard error and exit code 2.
+What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
+130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
 """
 
 import argparse
+import os
+import signal
 import sys
+from pathlib import Path
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="alspeech", description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=["run", "notebook"])
+    parser.add_argument("command", choices=["check", "run", "notebook", "data"])
     parser.add_argument("notebook", nargs="?", help="the notebook to execute")
     parser.add_argument("--preset", default="laptop", help="configs/<preset>.yaml")
     parser.add_argument("--corpus", default="synthetic")
     parser.add_argument("--data", default="", help="folder of a real corpus")
+    parser.add_argument("--subset", default="", help="part of a corpus to download")
     options = parser.parse_args()
+    # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
+    signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
     from .config import ROOT, UserError, load_settings
+    from .errors import explain
 
-    try:
-        settings = load_settings(options.preset, options.corpus, options.data)
-        if options.command == "run":
-            from .experiment import run
-
-            print(f"tables in {run(settings).folder.relative_to(ROOT)}")
-        else:
-            from .notebooks import execute
-
-            print(f"executed {execute(options.notebook, settings).relative_to(ROOT)}")
+    log = Path("build") / f"{options.corpus}-{options.preset}" / "error.log"
+    words = (options.preset, options.corpus, options.data)
+    try:  # a wrong word is told at once
+        settings = None if options.command == "data" else load_settings(*words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return explain(error, log)
+    if options.command == "data":
+        from . import download as work
+    elif options.command == "notebook":
+        from . import notebooks as work
+    else:
+        from . import experiment as work
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        if options.command == "data":
+            corpus, folder = work.get(options.corpus, options.subset)
+            print(f"ready: make figures CORPUS={corpus} DATA={folder.relative_to(ROOT)}")
+        elif options.command == "notebook":
+            print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
+        else:
+            print(work.check(settings), flush=True)
+            if options.command == "run":
+                print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except Exception as error:
+        return explain(error, log)
     return 0
+
+
+def _interrupted() -> int:
+    """Say so; returns the exit code that shells give to Ctrl-C."""
+    os.write(2, b"\ninterrupted: the same command goes on from here\n")  # print may be busy
+    return 130
+
+
+def _leave(*_) -> None:
+    os._exit(_interrupted())
+
+
+def _interrupt(*_) -> None:
+    """Ctrl-C: the work ends its workers and itself, or is ended ten seconds later.
+
+    Some libraries swallow KeyboardInterrupt. Nothing is harmed by a hard end (see store.py).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    signal.signal(signal.SIGALRM, _leave)
+    signal.alarm(10)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -15,9 +15,16 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(os.environ.get("ALSPEECH_ROOT") or Path(__file__).resolve().parents[2])
-CORPORA = {
-    "synthetic": "spoken by espeak-ng on this machine, needs no DATA",
-    "fsdd": "Free Spoken Digit Dataset: DATA=<folder that holds recordings/>",
+CORPORA = {  # what DATA is
+    "synthetic": "not needed: it is spoken by espeak-ng on this machine",
+    "fsdd": "the folder that holds recordings/; get it by make data CORPUS=fsdd, or from "
+    "https://github.com/Jakobovski/free-spoken-digit-dataset",
+    "jsonl": 'a .jsonl file, or its folder; a line is {"audio_filepath": "a.wav", "text": "yes"}',
+    "kaldi": "a folder that holds wav.scp and text, or one whose sub-folders do",
+    "librispeech": "the folder that holds LibriSpeech/, or one of its subsets; get it by make data "
+    "CORPUS=librispeech SUBSET=train-clean-100",
+    "speechcommands": "the folder that holds the words' folders; get it by make data "
+    "CORPUS=speechcommands",
 }
 
 
@@ -27,7 +34,7 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Sizes (utterances) and distributions of the four splits of a corpus that we build."""
+    """Sizes (utterances) of a corpus's four splits, and how it is drawn or read."""
 
     base: int = 700
     pool: int = 1600
@@ -39,6 +46,11 @@ class CorpusConfig:
     pool_distribution: str = "mixed"
     validation_distribution: str = "mixed"
     test_distribution: str = "mixed"
+    # recordings that were made elsewhere: the sizes are maxima there, and
+    alphabet: str = "english"  # or "learned": every letter that occurs in the transcripts
+    min_seconds: float = 0.1  # shorter and longer utterances are set aside
+    max_seconds: float = 60.0
+    outside: bool = False  # may a manifest name audio files that lie outside DATA?
 
 
 @dataclass(frozen=True)
@@ -166,6 +178,21 @@ def _tuples(value):
 
 
 def _check(settings: Settings, where: str) -> None:
+    build = settings.build
+    for split in ("base", "pool", "validation", "test"):
+        if getattr(build, split) < 1:
+            raise UserError(
+                f"{where}: build: {split} is {getattr(build, split)}: at least one is needed"
+            )
+    if build.alphabet not in ("english", "learned"):
+        raise UserError(
+            f"{where}: build: unknown alphabet '{build.alphabet}': choose one of english, learned"
+        )
+    if not 0 < build.min_seconds < build.max_seconds:
+        raise UserError(
+            f"{where}: build: min_seconds {build.min_seconds} and max_seconds {build.max_seconds}: "
+            "the first must be above 0 and below the second"
+        )
     for percent in settings.query_percents:
         if not 0 < percent <= 100:
             raise UserError(

@@ -2,13 +2,18 @@
 
 A manifest is a DataFrame with one row an utterance: ``utt_id`` (unique), ``path`` (audio file),
 ``duration`` (seconds), ``text``, ``split`` (base, pool, validation or test) and whatever else is
-known (``speaker``, ``kind``, ``snr_db`` …), which travels along. On disk it is JSON lines with
-NeMo's keys (``audio_filepath, duration, text``).
+known (``speaker``, ``kind``, ``snr_db`` …), which travels along. ``offset`` (seconds), where there
+is one, says where in the file the utterance begins. On disk it is JSON lines with NeMo's keys
+(``audio_filepath, duration, text, offset``).
+
+The corpora that we build are here and in synthesis.py; readers.py reads other people's.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +21,7 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from .config import CorpusConfig, UserError
+from .config import CORPORA, CorpusConfig, UserError
 
 SAMPLE_RATE = 16000  # Hz, of the files that the package writes
 SPLITS = ("base", "pool", "validation", "test")
@@ -32,16 +37,33 @@ def write_manifest(path: Path, manifest: pd.DataFrame) -> None:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """Read a JSON-lines manifest; relative audio paths are taken from the manifest's folder."""
-    manifest = pd.read_json(path, lines=True, dtype={"utt_id": str, "text": str})
+    """Read a manifest that this package wrote; relative audio paths are taken from its folder.
+
+    Values are what JSON says they are: a speaker "0001" stays a string.
+    """
+    with open(path, encoding="utf-8") as file:
+        manifest = pd.DataFrame([json.loads(line) for line in file])
     manifest = manifest.rename(columns={"audio_filepath": "path"})
     manifest["path"] = [str(Path(path).parent / name) for name in manifest["path"]]
     return manifest
 
 
-def read_audio(path: str) -> tuple[np.ndarray, int]:
-    """Samples [N] (mono, float32 in [-1, 1]) and the sample rate in Hz."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+def read_audio(
+    path: str, offset: float = 0.0, duration: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Samples [N] (mono, float32 in [-1, 1]) and the sample rate in Hz.
+
+    ``offset`` and ``duration`` in seconds choose a part of the file; several channels are averaged.
+    Raises ``UserError`` for a file that cannot be read.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            file.seek(min(round(offset * rate), file.frames))
+            count = -1 if duration is None else round(duration * rate)
+            samples = file.read(count, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"{path} cannot be read: {error}; put the whole file back") from None
     return samples.mean(axis=1), rate
 
 
@@ -52,9 +74,23 @@ def resample(samples: np.ndarray, up: int, down: int) -> np.ndarray:
     return resample_poly(samples, up, down)
 
 
+def check_data(corpus: str, data: str) -> None:
+    """Raise ``UserError`` unless DATA is there and may be read."""
+    if not data:
+        raise UserError(f"CORPUS={corpus} needs DATA=path: {CORPORA[corpus]}")
+    try:
+        if os.path.isdir(data):
+            os.scandir(data).close()
+        else:
+            open(data, "rb").close()
+    except PermissionError:
+        raise UserError(f"DATA={data}: no permission to read it: ask its owner, or chmod") from None
+    except OSError:
+        raise UserError(f"no folder or file DATA={data}: it is {CORPORA[corpus]}") from None
+
+
 # ---------------------------------------------------------------- Free Spoken Digit Dataset
 
-FSDD_HOME = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 FSDD_RATE = 8000  # Hz
 DIGITS = "zero one two three four five six seven eight nine".split()
 # recording indices of each split: 0–4 are the official test recordings, the rest is our cut
@@ -116,17 +152,17 @@ class _Deck:
 
 def _fsdd_recordings(data: str) -> pd.DataFrame:
     """``digit, speaker, index, path`` of every ``{digit}_{speaker}_{index}.wav``."""
-    if not data:
-        raise UserError(f"CORPUS=fsdd needs DATA=<its folder>: get it from {FSDD_HOME}")
+    check_data("fsdd", data)
     folder = Path(data) / "recordings"
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: get the Free Spoken Digit Dataset from {FSDD_HOME}")
     rows = []
     for path in sorted(folder.glob("*.wav")):
-        digit, speaker, index = path.stem.split("_")
+        name = re.fullmatch(r"([0-9])_([^_]+)_([0-9]+)", path.stem)
+        if not name:
+            raise UserError(f"{path}: not named digit_speaker_index.wav: take it out of the folder")
+        digit, speaker, index = name.groups()
         rows.append({"digit": int(digit), "speaker": speaker, "index": int(index), "path": path})
     if not rows:
-        raise UserError(f"no WAV file in {folder}: get the recordings from {FSDD_HOME}")
+        raise UserError(f"no WAV file in {folder}: DATA is {CORPORA['fsdd']}")
     return pd.DataFrame(rows)
 
 

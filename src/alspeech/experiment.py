@@ -2,20 +2,18 @@
 
     corpus → features → base model (a seed) → scores (a seed, a strategy) → cell (…, a percentage)
 
-Each step is a folder, found by the content of its configuration: a person can read it
-(``config.json``, ``metrics.json``, CSVs), it is written under a temporary name and renamed last,
-and a finished one is never computed twice. A killed run loses only the folders in flight.
+Each step is a folder of the store (store.py), found by the content of its configuration: a person
+can read it (``config.json``, ``metrics.json``, CSVs), and a finished one is never computed twice. A
+killed run goes on from the last checkpoint of what it was computing.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import json
 import os
 import platform
-import shutil
 import subprocess
 import time
 import warnings
@@ -29,129 +27,89 @@ import torch
 from tqdm import tqdm
 
 from . import corpus as corpora
-from . import synthesis
+from . import readers, synthesis, validation
 from .acquisition import ACQUISITIONS, check_strategies
-from .config import ROOT, Settings, UserError, as_dict
+from .config import ROOT, Settings, as_dict
 from .features import FeatureStore, extract
 from .metrics import evaluate, summarise
 from .model import DeepSpeech2
+from .processes import cores, end_with_parent, interrupts_held, keep_freed_memory
 from .querying import query, score
 from .statistics import interval
-from .text import ENGLISH
-from .training import fit, keep_freed_memory
+from .store import (
+    Checkpoint,
+    code,
+    fingerprint,
+    intact,
+    stored,
+    sweep,
+    torch_bytes,
+    trust,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
+from .text import Alphabet
+from .training import fit
 
 CELLS = ROOT / "build" / "cells"
 BASE, ALL = "base", "all"  # the strategies that query nothing and everything
 
-# ---------------------------------------------------------------- folders found by content
-
-
-def fingerprint(config: dict) -> str:
-    """Ten hex digits that stand for a configuration."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
-
-
-# as they were when this process started: editing a file does not touch a run that is under way
-_SOURCES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
-
-
-def code(*modules: str) -> str:
-    """Ten hex digits that stand for the source of some of this package's modules."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    for name in modules:
-        digest.update(_SOURCES[name])
-    return digest.hexdigest()[:10]
-
-
-def stored(parent: Path, name: str, config: dict, compute) -> Path | None:
-    """The folder ``parent/name-<fingerprint>``; ``compute(folder)`` fills it if it is missing.
-
-    With ``compute`` None a missing folder is only told, by returning None. Raises ``UserError`` for
-    a folder whose config.json is not this configuration.
-    """
-    folder = parent / f"{name}-{fingerprint(config)}"
-    record = folder / "config.json"
-    if folder.exists():
-        if not record.exists() or json.loads(record.read_text()) != config:
-            raise UserError(f"{folder} holds another configuration: remove it and run again")
-        return folder
-    if compute is None:
-        return None
-    unfinished = parent / f".{folder.name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        compute(unfinished)
-        write_json(unfinished / "config.json", config)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not record.exists():  # else another process finished the same folder first
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
-def sweep(parent: Path) -> None:
-    """Remove what killed processes left unfinished."""
-    for path in parent.glob(".*-*.*"):
-        pid = path.name.rpartition(".")[2]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True
-
-
 # ---------------------------------------------------------------- corpus and features
-
-BUILDERS = {
-    "synthetic": lambda folder, settings: synthesis.build(folder, settings.build, cores()),
-    "fsdd": lambda folder, settings: corpora.build_fsdd(folder, settings.build, settings.data),
-}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus on disk: its folder, manifest and features."""
+    """A corpus on disk: its folder, manifest, features and alphabet."""
 
     folder: Path
     manifest: pd.DataFrame
     store: FeatureStore
+    alphabet: Alphabet
+
+    @property
+    def report(self) -> pd.DataFrame:
+        """What the splits hold, and what was set aside, changed and noticed on the way."""
+        return validation.report(self.folder, self.manifest)
 
     def split(self, name: str) -> pd.DataFrame:
         return self.manifest[self.manifest["split"] == name].reset_index(drop=True)
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _found(settings: Settings) -> readers.Found:
+    return readers.read(settings.corpus, settings.data, settings.build.outside)
+
+
+def _build(folder: Path, settings: Settings) -> None:
+    if settings.corpus == "synthetic":
+        synthesis.build(folder, settings.build, cores())
+    elif settings.corpus == "fsdd":
+        corpora.build_fsdd(folder, settings.build, settings.data)
+    else:
+        people = ROOT / "build" / settings.run
+        validation.build(folder, _found(settings), settings, cores(), people)
 
 
 @functools.lru_cache  # a real corpus has thousands of files to look at
 def _corpus_config(settings: Settings) -> dict:
-    files = {}
-    if settings.data:
-        folder = Path(settings.data)
-        files = {
-            str(path.relative_to(folder)): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+    config = {"corpus": settings.corpus, "build": as_dict(settings.build)}
+    if settings.corpus in readers.READERS:
+        model = as_dict(settings.model)
+        # what decides whether a transcript fits its audio
+        shape = ("sample_rate", "hop", "round_frames", "kernels", "strides")
+        return {
+            **config,
+            "data": fingerprint(_found(settings).fingerprint()),
+            "model": {name: model[name] for name in shape},
+            "code": code("corpus", "readers", "validation", "text"),
         }
-    return {
-        "corpus": settings.corpus,
-        "build": as_dict(settings.build),
-        "data": fingerprint(files),
-        "code": code("corpus", "synthesis"),
-    }
+    files = []
+    if settings.corpus == "fsdd":
+        corpora.check_data(settings.corpus, settings.data)
+        files = sorted(map(str, Path(settings.data).rglob("*.wav")))
+    files = readers.states(files)
+    return {**config, "data": fingerprint(files), "code": code("corpus", "synthesis")}
 
 
 def _features_config(settings: Settings) -> dict:
@@ -164,19 +122,42 @@ def _features_config(settings: Settings) -> dict:
     }
 
 
+def _corpus_folder(settings: Settings) -> Path:
+    return stored(
+        ROOT / "data", settings.corpus, _corpus_config(settings),
+        lambda folder: _build(folder, settings),
+        resume=settings.corpus == "synthetic",
+    )  # fmt: skip
+
+
 def prepare(settings: Settings) -> Corpus:
     """Build the corpus and its features, or find them done."""
     check_strategies(settings.strategies)
-    folder = stored(
-        ROOT / "data", f"{settings.corpus}", _corpus_config(settings),
-        lambda folder: BUILDERS[settings.corpus](folder, settings),
-    )  # fmt: skip
+    folder = _corpus_folder(settings)
     manifest = corpora.read_manifest(folder / "manifest.jsonl")
     features = stored(
         ROOT / "data", f"{settings.corpus}-features", _features_config(settings),
         lambda features: extract(features, manifest, settings.model),
+        resume=True,
     )  # fmt: skip
-    return Corpus(folder, manifest, FeatureStore(features))
+    return Corpus(folder, manifest, FeatureStore(features), validation.read_alphabet(folder))
+
+
+def check(settings: Settings) -> str:
+    """Prepare the corpus and say, for a person to read, what came of it.
+
+    Where utterances were set aside, ``build/<run>/rejected.csv`` lists them.
+    """
+    data = prepare(settings)
+    text = data.report.to_string()
+    rejected = data.folder / "rejected.csv"
+    copy = ROOT / "build" / settings.run / rejected.name
+    copy.unlink(missing_ok=True)  # what an earlier check said
+    if rejected.exists() and len(table := pd.read_csv(rejected, dtype=str, keep_default_na=False)):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(copy, table)
+        text += f"\n{len(table)} utterances are set aside: see {copy.relative_to(ROOT)}"
+    return text
 
 
 # ---------------------------------------------------------------- the steps of one seed
@@ -207,39 +188,42 @@ def base_model(settings: Settings, seed: int, look: bool = False) -> Path | None
     def compute(folder: Path) -> None:
         data = prepare(settings)
         torch.manual_seed(seed)  # initial weights
-        model = DeepSpeech2(settings.model, len(ENGLISH)).to(_device())
+        model = DeepSpeech2(settings.model, len(data.alphabet)).to(_device())
         options = {"epochs": settings.training.base_epochs, "rate": settings.training.base_rate}
         _train_and_test(folder, settings, data, model, data.split("base"), seed, options)
-        torch.save(model.state_dict(), folder / "model.pt")
+        write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
 
     config = _base_config(settings, seed)
-    return stored(CELLS, f"base-seed{seed}", config, None if look else compute)
+    return stored(CELLS, f"base-seed{seed}", config, None if look else compute, resume=True)
 
 
 def load_base(settings: Settings, seed: int) -> DeepSpeech2:
     """One seed's base model, in evaluation mode."""
-    model = DeepSpeech2(settings.model, len(ENGLISH))
+    alphabet = validation.read_alphabet(_corpus_folder(settings))
+    model = DeepSpeech2(settings.model, len(alphabet))
     path = base_model(settings, seed) / "model.pt"
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.to(_device()).eval()
 
 
 def _train_and_test(folder, settings, data: Corpus, model, train, seed, options) -> None:
-    begun = time.perf_counter()
+    checkpoint = Checkpoint(folder / "checkpoint")
     history = fit(
-        model, data.store, train, data.split("validation"), ENGLISH, settings.training,
-        seed=seed, **options,
+        model, data.store, train, data.split("validation"), data.alphabet, settings.training,
+        seed=seed, checkpoint=checkpoint, **options,
     )  # fmt: skip
+    begun = time.perf_counter()
     history.drop(columns="seconds").to_csv(folder / "history.csv", index=False)
-    tested = evaluate(model, data.store, data.split("test"), ENGLISH)
+    tested = evaluate(model, data.store, data.split("test"), data.alphabet)
     tested.to_csv(folder / "test.csv", index=False)
     metrics = {
         **summarise(tested),
         "epochs": len(history),
         "train_utterances": len(train),
-        "seconds": round(time.perf_counter() - begun, 2),
+        "seconds": round(history["seconds"].iloc[-1] + time.perf_counter() - begun, 2),
     }
     write_json(folder / "metrics.json", metrics)
+    checkpoint.remove()
 
 
 def _score_options(settings: Settings, strategy: str, seed: int) -> dict:
@@ -269,21 +253,33 @@ def pool_scores(settings: Settings, strategy: str, seed: int, look: bool = False
     def compute(folder: Path) -> None:
         data, begun = prepare(settings), time.perf_counter()
         model = load_base(settings, seed)
-        scores = score(model, data.store, data.split("pool"), strategy, **options)
+        checkpoint = Checkpoint(folder / "checkpoint")
+        earlier = checkpoint.load() or {"scores": {}, "seconds": 0.0}
+        seconds = lambda: earlier["seconds"] + time.perf_counter() - begun  # noqa: E731
+
+        def report(scores: dict) -> None:
+            if checkpoint.due():
+                checkpoint.save({"scores": scores, "seconds": seconds()})
+
+        scores = score(
+            model, data.store, data.split("pool"), strategy,
+            known=earlier["scores"], report=report, **options,
+        )  # fmt: skip
         scores.to_csv(folder / "scores.csv")
-        metrics = {"seconds": round(time.perf_counter() - begun, 2), "utterances": len(scores)}
+        metrics = {"seconds": round(seconds(), 2), "utterances": len(scores)}
         write_json(folder / "metrics.json", metrics)
+        checkpoint.remove()
 
     name = f"scores-{strategy}-seed{seed}"
-    return stored(CELLS, name, config, None if look else compute)
+    return stored(CELLS, name, config, None if look else compute, resume=True)
 
 
 def read_scores(settings: Settings, strategy: str, seed: int) -> pd.Series:
     """One seed's scores of the pool, indexed by ``utt_id``."""
     path = pool_scores(settings, strategy, seed) / "scores.csv"
-    return pd.read_csv(path, dtype={"utt_id": str}, float_precision="round_trip").set_index(
-        "utt_id"
-    )[strategy]
+    options = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
+    table = pd.read_csv(path, float_precision="round_trip", **options)
+    return table.set_index("utt_id")[strategy]
 
 
 def queried(settings: Settings, strategy: str, percent: float, seed: int) -> list[str]:
@@ -319,7 +315,7 @@ def cell(settings: Settings, strategy: str, percent: float, seed: int, look=Fals
         _train_and_test(folder, settings, data, model, train, seed, options)
 
     name = f"{strategy}-{percent:g}-seed{seed}"
-    return stored(CELLS, name, config, None if look else compute)
+    return stored(CELLS, name, config, None if look else compute, resume=True)
 
 
 # ---------------------------------------------------------------- the grid
@@ -334,26 +330,46 @@ def grid(settings: Settings) -> list[tuple]:
     return cells + [(BASE, 0, seed) for seed in range(settings.seeds)]
 
 
-def _worker(step, settings, arguments):
-    """Runs in a worker process, which has one core to itself."""
+def _worker(step, settings, arguments, parent, unharmed):
+    """Runs in a worker process, which has one core to itself (or in the parent, if that has one).
+
+    ``unharmed`` are the folders that the parent has found intact.
+    """
+    if os.getpid() != parent:
+        _once_a_worker(parent)
+        trust(unharmed)
     torch.set_num_threads(1)
     keep_freed_memory()
-    return step(settings, *arguments)
+    try:
+        return step(settings, *arguments)
+    except Exception as error:
+        *what, seed = arguments
+        error.add_note(" ".join(map(str, [step.__name__.replace("_", " "), *what, "seed", seed])))
+        raise
+
+
+_once_a_worker = functools.cache(end_with_parent)
 
 
 def in_parallel(step, settings: Settings, tasks: list[tuple], label: str) -> list[Path]:
     """``step(settings, *task)`` for every task, one process a core (one in all on a GPU), with a
-    progress bar that shows the time left. Finished tasks are not handed out again."""
+    progress bar that shows the time left. Finished tasks are not handed out again.
+
+    An exception of a worker is raised here, with a note of its step and task.
+    """
     missing = [task for task in tasks if step(settings, *task, look=True) is None]
     if missing:
         jobs = 1 if torch.cuda.is_available() else min(cores(), len(missing))
         engine = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        calls = (joblib.delayed(_worker)(step, settings, task) for task in missing)
+        known = (os.getpid(), intact())
+        calls = (joblib.delayed(_worker)(step, settings, task, *known) for task in missing)
         with tqdm(total=len(missing), desc=label, unit="task") as bar, warnings.catch_warnings():
             # joblib replaces a worker whose memory has grown (oneDNN keeps a kernel a shape), and
             # warns; the tasks are not touched
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
-            for _ in engine(calls):
+            with interrupts_held():
+                results = engine(calls)
+            for _ in results:
                 bar.update()
     return [step(settings, *task) for task in tasks]
 
@@ -389,21 +405,21 @@ def run(settings: Settings) -> Results:
     Writes ``results/<run>/error_curves.csv``, ``scores.csv`` and ``provenance.json``.
     """
     begun = time.perf_counter()
-    sweep(CELLS)
-    sweep(ROOT / "data")
+    output = ROOT / "results" / settings.run
+    for folder in (ROOT / "data", CELLS, output):
+        sweep(folder)
     data = prepare(settings)
-    before = set(CELLS.iterdir()) if CELLS.exists() else set()
     scored = all_scores(settings)
     cells = grid(settings)
     folders = in_parallel(cell, settings, cells, "cells")
     curves = _curves(settings, data, cells, folders)
     scores = _scores(settings, data)
-    output = ROOT / "results" / settings.run
     output.mkdir(parents=True, exist_ok=True)
     write_csv(output / "error_curves.csv", curves)
     write_csv(output / "scores.csv", scores)
-    computed = set(folders + scored) - before
-    if computed or not (output / "provenance.json").exists():
+    record = output / "provenance.json"
+    newest = max(folder.stat().st_mtime for folder in folders + scored)
+    if not record.exists() or record.stat().st_mtime < newest:
         write_provenance(output, settings, folders + scored, time.perf_counter() - begun)
     return Results(curves, scores, output)
 
@@ -490,24 +506,7 @@ def _with_interval(row: dict, metric: str) -> str:
     return f"{row[metric]:.2f}{bounds}"
 
 
-# ---------------------------------------------------------------- files
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_json(path: Path, record: dict) -> None:
-    """Write a record whole or not at all, for people to read."""
-    write_text(path, json.dumps(record, indent=1) + "\n")
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table whole or not at all, six significant digits."""
-    write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+# ---------------------------------------------------------------- provenance
 
 
 def write_provenance(output: Path, settings: Settings, folders: list[Path], wall: float) -> None:

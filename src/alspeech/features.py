@@ -10,6 +10,7 @@ says of an utterance cannot depend on its batch-mates.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from .config import ModelConfig
 from .corpus import read_audio
+from .store import Checkpoint
 
 
 class FeatureExtractor:
@@ -47,9 +49,14 @@ class FeatureExtractor:
         frames = max(1, len(samples) // config.hop)
         log = torch.log(self.transform(samples)[: config.bins, :frames].T + 1e-5)  # [T, F]
         log = log - log.mean(dim=0)
-        pad = -frames % config.round_frames
+        pad = input_frames(config, len(samples)) - frames
         # zero is each bin's mean: the padding is as unremarkable as can be
         return torch.nn.functional.pad(log, (0, 0, 0, pad))
+
+
+def input_frames(config: ModelConfig, samples: int) -> int:
+    """Frames T, rounded up, of an utterance of N samples at ``config.sample_rate``."""
+    return -(-max(1, samples // config.hop) // config.round_frames) * config.round_frames
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,10 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path):
-        index = pd.read_csv(Path(folder) / "index.csv", dtype={"utt_id": str})
+        # an utterance may be called "NA"
+        index = pd.read_csv(
+            Path(folder) / "index.csv", dtype={"utt_id": str}, keep_default_na=False
+        )
         self.frames = dict(zip(index["utt_id"], index["frames"], strict=True))
         ends = index["frames"].cumsum()
         self._start = dict(zip(index["utt_id"], ends - index["frames"], strict=True))
@@ -123,21 +133,42 @@ def group_by_length(lengths, size: int, rng: np.random.Generator | None = None) 
     return groups
 
 
+NPY_HEADER = 128  # bytes before the data of an .npy file of two dimensions
+
+
 def extract(folder: Path, manifest: pd.DataFrame, config: ModelConfig) -> None:
-    """Compute every utterance's features into ``folder/features.npy`` and ``folder/index.csv``."""
+    """Compute every utterance's features into ``folder/features.npy`` and ``folder/index.csv``.
+
+    Goes on from what an interrupted call left in the folder.
+    """
     extractor = FeatureExtractor(config)
-    rows = []
-    with open(folder / "features.raw", "wb") as file:
-        for row in tqdm(manifest.itertuples(), "features", len(manifest), unit="utt"):
-            samples, rate = read_audio(row.path)
+    path, checkpoint = folder / "features.npy", Checkpoint(folder / "checkpoint")
+    rows = (checkpoint.load() or {"rows": []})["rows"]  # utt_id, frames
+    size = NPY_HEADER + 2 * config.bins * sum(frames for _, frames in rows)
+    if not path.exists() or path.stat().st_size < size:
+        rows, size = [], NPY_HEADER
+    with open(path, "r+b" if rows else "w+b") as file:
+        file.truncate(size)
+        file.seek(size)
+        missing = manifest[len(rows) :].itertuples()
+        for row in tqdm(missing, "features", len(manifest), initial=len(rows), unit="utt"):
+            # where the manifest has no offset, an utterance is its whole file
+            segment = (row.offset, row.duration) if "offset" in manifest else ()
+            samples, rate = read_audio(row.path, *segment)
             features = extractor(torch.from_numpy(samples), rate)
             file.write(features.numpy().astype(np.float16).tobytes())
-            rows.append({"utt_id": row.utt_id, "frames": len(features)})
-    pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
-    total = sum(row["frames"] for row in rows)
-    raw = np.memmap(folder / "features.raw", np.float16, "r", shape=(total, config.bins))
-    np.save(folder / "features.npy", raw)
-    (folder / "features.raw").unlink()
+            rows.append([row.utt_id, len(features)])
+            if checkpoint.due():
+                file.flush()
+                os.fsync(file.fileno())  # the checkpoint counts on it
+                checkpoint.save({"rows": rows})
+        file.seek(0)  # how many frames there are is known only now
+        shape = (sum(frames for _, frames in rows), config.bins)
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        assert file.tell() == NPY_HEADER
+    pd.DataFrame(rows, columns=["utt_id", "frames"]).to_csv(folder / "index.csv", index=False)
+    checkpoint.remove()
 
 
 def spec_augment(features: torch.Tensor, config, generator: torch.Generator) -> torch.Tensor:

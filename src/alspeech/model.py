@@ -82,9 +82,14 @@ class DeepSpeech2(nn.Module):
 
     def frames(self, frames: int) -> int:
         """Output frames T' for an input of T frames."""
-        for kernel, stride in zip(self.config.kernels, self.config.strides, strict=True):
-            frames = (frames + 2 * (kernel[0] // 2) - kernel[0]) // stride[0] + 1
-        return frames
+        return output_frames(self.config, frames)
+
+
+def output_frames(config: ModelConfig, frames: int) -> int:
+    """Output frames T' of a model with this config for an input of T frames."""
+    for kernel, stride in zip(config.kernels, config.strides, strict=True):
+        frames = (frames + 2 * (kernel[0] // 2) - kernel[0]) // stride[0] + 1
+    return frames
 
 
 def count_parameters(model: nn.Module) -> int:

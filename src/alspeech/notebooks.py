@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import io
 import logging
 import math
 import os
@@ -12,18 +13,22 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import soundfile
 import torch
 from IPython.display import HTML
 from torch.nn import functional
 
 from .acquisition import ACQUISITIONS
 from .config import ROOT, Settings, UserError
+from .corpus import read_audio
 from .decoding import n_best
+from .errors import AGAIN
 from .gradients import Tape, plain_egl, principal_directions, weighted_gradients
 
 
 def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
-    """A table with an audio player in each row; ``rows`` are manifest rows with a ``path``.
+    """A table with an audio player in each row; ``rows`` are manifest rows with a ``path`` and,
+    where the audio is a part of its file or no WAV, ``offset`` and ``duration``.
 
     The audio is embedded, so that an executed notebook can be played anywhere.
     """
@@ -31,10 +36,19 @@ def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
     body = []
     for row in rows.to_dict("records"):
         cells = "".join(f"<td>{html.escape(_shown(row[name]))}</td>" for name in columns)
-        audio = base64.b64encode(Path(row["path"]).read_bytes()).decode()
+        audio = base64.b64encode(_wav(row)).decode()
         player = f'<audio controls preload="none" src="data:audio/wav;base64,{audio}"></audio>'
         body.append(f"<tr>{cells}<td>{player}</td></tr>")
     return HTML(f"<table><tr>{head}</tr>{''.join(body)}</table>")
+
+
+def _wav(row: dict) -> bytes:
+    if "offset" not in row:  # a file of our own
+        return Path(row["path"]).read_bytes()
+    samples, rate = read_audio(row["path"], row["offset"], row["duration"])
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def _shown(value) -> str:
@@ -108,7 +122,7 @@ def execute(notebook: str, settings: Settings) -> Path:
         cell, reason = _failure(partial, error)
         raise UserError(
             f"{source}, cell {cell}: {reason} (log: {_short(log)}, notebook so far: "
-            f"{_short(partial)}); finished work is kept, the same command goes on from it"
+            f"{_short(partial)}); {AGAIN}"
         ) from None
     partial.replace(output)
     return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from scipy.stats import spearmanr
 
 from .statistics import interval
+from .store import write_bytes
 
 MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
 
@@ -32,11 +34,14 @@ def use_style() -> None:
 
 
 def save(figure, folder: Path, name: str) -> list[Path]:
-    """Write ``folder/name.png`` and ``.pdf``; equal figures give equal bytes."""
+    """Write ``folder/name.png`` and ``.pdf``, whole; equal figures give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    figure.savefig(paths[0], metadata={"Software": None})
-    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    unwanted = {"png": ["Software"], "pdf": ["CreationDate", "Producer", "Creator"]}
+    paths = [folder / f"{name}.{kind}" for kind in unwanted]
+    for path, (kind, keys) in zip(paths, unwanted.items(), strict=True):
+        file = io.BytesIO()
+        figure.savefig(file, format=kind, metadata=dict.fromkeys(keys))
+        write_bytes(path, file.getvalue())
     return paths
 
 

@@ -12,21 +12,24 @@ from .features import FeatureStore
 
 @torch.no_grad()
 def score(
-    model, store: FeatureStore, pool: pd.DataFrame, strategy: str, batch: int = 32, report=None,
-    **options,
+    model, store: FeatureStore, pool: pd.DataFrame, strategy: str, batch: int = 32,
+    known=None, report=None, **options,
 ) -> pd.Series:  # fmt: skip
     """An acquisition function's score of every pool utterance, indexed by ``utt_id``.
 
-    ``report(n)`` is called with the number of utterances done after each batch.
+    ``report(scores)`` is called after each batch with a dict of all scores so far; ``known`` is
+    such a dict of an earlier call, whose batches are not scored again.
     """
     model.eval()
     device = next(model.parameters()).device
-    scores = {}
+    scores = dict(known or {})
     for part in store.batches(pool, batch):
+        if scores.keys() >= set(part.utt_ids):
+            continue
         values = ACQUISITIONS[strategy](model, part.to(device), **options)
         scores.update(zip(part.utt_ids, values.tolist(), strict=True))
         if report:
-            report(len(part))
+            report(scores)
     return pd.Series(scores, name=strategy).loc[pool["utt_id"]].rename_axis("utt_id")
 
 

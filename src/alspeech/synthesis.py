@@ -14,6 +14,7 @@ side by side.
 from __future__ import annotations
 
 import ctypes
+import io
 import math
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ from tqdm import tqdm
 
 from .config import CorpusConfig, UserError
 from .corpus import DIGITS, SAMPLE_RATE, resample, write_manifest
+from .processes import end_with_parent, interrupts_held
+from .store import write_bytes
 
 ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
 QUANTUM = 0.16  # seconds: durations are multiples of it, so that many utterances share a length
@@ -313,12 +316,19 @@ def render(row, espeak: Espeak) -> np.ndarray:
 
 
 def _speak_block(folder: str, manifest: pd.DataFrame) -> list[float]:
-    """Speak and write a block of rows in this (fresh) process; returns durations in seconds."""
+    """Speak and write a block of rows in this (fresh) process; returns durations in seconds.
+
+    A block that an interrupted run had spoken to its end is only looked at."""
+    files = [Path(folder) / path for path in manifest["path"]]
+    if all(file.exists() for file in files):
+        return [soundfile.info(file).duration for file in files]
     espeak = Espeak()
     durations = []
-    for row in manifest.itertuples(index=False):
-        audio = render(row, espeak)
-        soundfile.write(Path(folder) / row.path, audio, SAMPLE_RATE, subtype="PCM_16")
+    for file, row in zip(files, manifest.itertuples(index=False), strict=True):
+        audio, wav = render(row, espeak), io.BytesIO()
+        soundfile.write(wav, audio, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+        # a file that is there is whole; no fsync, which would cost more than the speech
+        write_bytes(file, wav.getvalue(), sync=False)
         durations.append(len(audio) / SAMPLE_RATE)
     return durations
 
@@ -326,17 +336,27 @@ def _speak_block(folder: str, manifest: pd.DataFrame) -> list[float]:
 def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     """Draw, speak and write the corpus: ``folder/manifest.jsonl`` and ``folder/audio/*/*.wav``.
 
-    Raises ``UserError`` where there is no espeak-ng for this platform.
+    Goes on from what an interrupted call left in the folder. Raises ``UserError`` where there is
+    no espeak-ng for this platform.
     """
     manifest = draw_manifest(config)
     for split in manifest["split"].unique():
-        (folder / "audio" / split).mkdir(parents=True)
+        (folder / "audio" / split).mkdir(parents=True, exist_ok=True)
     blocks = [manifest[i : i + BLOCK] for i in range(0, len(manifest), BLOCK)]
     # a server that has imported this module, but not loaded espeak-ng, forks the fresh processes
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["alspeech.synthesis", "scipy.signal"])
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as workers:
-        parts = workers.map(_speak_block, [str(folder)] * len(blocks), blocks)
-        durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent
+    ) as workers:
+        try:
+            with interrupts_held():
+                parts = workers.map(_speak_block, [str(folder)] * len(blocks), blocks)
+            durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # else they are waited for
+                if isinstance(child, context.Process):
+                    child.kill()
+            raise
     manifest["duration"] = np.concatenate(durations)
     write_manifest(folder / "manifest.jsonl", manifest)

@@ -1,7 +1,11 @@
-"""Alphabet: transcripts to symbol numbers and back. Symbol 0 is the CTC blank."""
+"""Transcripts: normalised, and turned to symbol numbers and back. Symbol 0 is the CTC blank."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
 from itertools import groupby
 
 BLANK = 0
@@ -29,6 +33,10 @@ class Alphabet:
         except KeyError as error:
             raise ValueError(f"character {error} of {text!r} is not in the alphabet") from None
 
+    def lacks(self, text: str) -> set[str]:
+        """Characters of a transcript that have no symbol."""
+        return set(text) - self._number.keys()
+
     def decode(self, labels) -> str:
         """Transcript of symbol numbers (no blanks, repeats kept)."""
         return "".join(self.characters[int(label) - 1] for label in labels)
@@ -43,3 +51,75 @@ class Alphabet:
 
 
 ENGLISH = Alphabet(" 'abcdefghijklmnopqrstuvwxyz")
+
+
+# ---------------------------------------------------------------- normalisation
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ‛′＇`´", "'"))
+# Marks of category "punctuation" that stand for something spoken ("5 %", "me @ home") or enclose a
+# remark ("[noise]"): they stay, so that whoever checks the transcripts sees them.
+_MEANT = set("%&@#*/\\§†‡‰‱[]{}()")
+_QUOTES = set("「」『』《》〈〉【】〔〕„‚〝〞〟")  # brackets by category, quotation marks by use
+
+
+@cache
+def _is_punctuation(character: str) -> bool:
+    if character in _QUOTES:
+        return True
+    spoken_or_kept = character == "'" or character in _MEANT
+    kind = unicodedata.category(character)
+    return kind in ("Pc", "Pd", "Pf", "Pi", "Po") and not spoken_or_kept
+
+
+def _without_punctuation(text: str) -> str:
+    # a space instead: "well-known" is two words, and so is "yes,please"
+    without = "".join(" " if _is_punctuation(character) else character for character in text)
+    without = re.sub(r"(?<!\w)'(?!\w)", " ", without)
+    return text if without == text else " ".join(without.split())
+
+
+def _without_odd_space(text: str) -> str:
+    invisible = "\u00ad\u200b\u2060\ufeff"  # soft hyphen, zero-width spaces, byte-order mark
+    return " ".join(text.translate(dict.fromkeys(map(ord, invisible))).split())
+
+
+# in this order: NFKC would take the acute accent, a typist's apostrophe, for a combining mark
+NORMALISATION = {
+    "apostrophes": lambda text: text.translate(_APOSTROPHES),
+    "Unicode NFKC": lambda text: unicodedata.normalize("NFKC", text),
+    "case": str.lower,
+    "punctuation": _without_punctuation,
+    "white space": _without_odd_space,
+}
+
+
+def normalise(text: str) -> tuple[str, list[str]]:
+    """A transcript as the model sees it, and the names of the steps that changed it.
+
+    >>> normalise("“It’s  on,” SHE said.")
+    ("it's on she said", ['apostrophes', 'case', 'punctuation'])
+    """
+    changed = []
+    for name, step in NORMALISATION.items():
+        before, text = text, step(text)
+        if text != before:
+            changed.append(name)
+    return text, changed
+
+
+def learn_alphabet(texts: Iterable[str]) -> Alphabet:
+    """Every letter, mark and digit of some normalised transcripts, the apostrophe and the space.
+
+    Other signs get no symbol, and a transcript that has one teaches nothing: "%" and "[noise]" are
+    no way to write down what was said.
+
+    >>> learn_alphabet(["你好", "ok", "[noise]"]).characters
+    'ko你好'
+    """
+    found = set().union(*(text for text in texts if all(map(_can_be_said, text))))
+    return Alphabet("".join(sorted(found)))
+
+
+@cache
+def _can_be_said(character: str) -> bool:
+    return character in " '" or unicodedata.category(character)[0] in "LMN"

@@ -6,9 +6,8 @@ a process (experiment.py runs a process a core).
 
 from __future__ import annotations
 
-import ctypes
+import json
 import math
-import sys
 import time
 from dataclasses import replace
 
@@ -19,19 +18,8 @@ import torch
 from .config import TrainingConfig, UserError
 from .ctc import ctc_losses
 from .features import FeatureStore, spec_augment
+from .store import Checkpoint
 from .text import Alphabet
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees (glibc only; elsewhere nothing is changed).
-
-    Every step of training and scoring asks for the same large blocks again; glibc gives them back
-    to the system meanwhile, and then each page must be faulted in anew: a tenth of the time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
-        mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD, bytes
 
 
 def has_bf16(device: torch.device | str) -> bool:
@@ -78,13 +66,16 @@ def fit(
     rate: float,
     seed: int,
     report=None,
+    checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
     """Train until the validation loss has converged; the model ends with its best weights.
 
     At most ``epochs`` passes under a one-cycle learning rate (peak ``rate``, down to zero), ended
     early when the validation loss has not improved for ``config.patience`` passes. The first pass
     takes the shortest utterances first (SortaGrad, Amodei et al. 2016). ``seed`` fixes order and
-    masks. ``report(row)`` is called after each pass.
+    masks. ``report(row)`` is called after each pass. With ``checkpoint`` an interrupted training
+    goes on from the last batch that was saved, and ends with the bits of an undisturbed one (on a
+    CPU; a GPU's sums are not reproducible to the bit in the first place).
 
     Returns a row a pass: ``epoch, train_loss, validation_loss`` (nats an utterance) and
     ``seconds``. Raises ``UserError`` when the loss is no longer finite.
@@ -99,12 +90,41 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps + 1, pct_start=0.15, anneal_strategy="linear"
     )
-    best, best_loss, history, begun = None, math.inf, [], time.perf_counter()
-    for epoch in range(1, epochs + 1):
+    best, best_loss, best_epoch, history = None, math.inf, 0, []
+    first, done, total, earlier, begun = 1, 0, 0.0, 0.0, time.perf_counter()
+
+    if saved := checkpoint and checkpoint.load():
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        masks.set_state(saved["masks"])
+        torch.set_rng_state(saved["torch"])
+        torch.cuda.set_rng_state_all(saved["cuda"])
+        order.bit_generator.state = json.loads(saved["order"])
+        best, best_loss, best_epoch = saved["best"], saved["best_loss"], saved["best_epoch"]
+        history, first, done = saved["history"], saved["epoch"], saved["done"]
+        total, earlier = saved["total"], saved["seconds"]
+
+    def save() -> None:
+        checkpoint.save({
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "masks": masks.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+            "order": json.dumps(order_of_pass),
+            "best": best, "best_loss": best_loss, "best_epoch": best_epoch,
+            "history": history, "epoch": epoch, "done": done,
+            "total": total, "seconds": earlier + time.perf_counter() - begun,
+        })  # fmt: skip
+
+    for epoch in range(first, epochs + 1):
         model.train()
-        total = 0.0
-        shuffled = None if epoch == 1 else order
-        for batch in store.batches(train, config.batch, alphabet.encode, shuffled):
+        order_of_pass = order.bit_generator.state  # drawing the groups again moves it on again
+        groups = store.groups(train, config.batch, None if epoch == 1 else order)
+        for index in groups[done:]:
+            batch = store.batch(train.iloc[index], alphabet.encode)
             masked = spec_augment(batch.features, config, masks)
             batch = replace(batch, features=masked.to(device))
             loss = ctc_loss(model, batch, device)
@@ -119,15 +139,19 @@ def fit(
             optimizer.step()
             schedule.step()
             total += loss.item() * len(batch)
+            done += 1
+            if checkpoint and checkpoint.due():
+                save()
         checked = validation_loss(model, store, validation, alphabet)
         history.append(
             {
                 "epoch": epoch,
                 "train_loss": total / len(train),
                 "validation_loss": checked,
-                "seconds": time.perf_counter() - begun,
+                "seconds": earlier + time.perf_counter() - begun,
             }
         )
+        done, total = 0, 0.0
         if report:
             report(history[-1])
         if checked < best_loss:

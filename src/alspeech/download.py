@@ -1,0 +1,190 @@
+"""Corpora from their official addresses: ``make data CORPUS=librispeech SUBSET=train-clean-100``.
+
+A download that breaks off goes on where it was; an archive is unpacked only after its checksum, and
+nothing in it can reach outside its folder. Where no official checksum is known, the one that was
+found is recorded beside the corpus.
+
+(torch.hub downloads with a checksum, but from the start every time; torchaudio unpacks what an
+archive says, wherever it says. The addresses and checksums are torchaudio's.)
+"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .config import ROOT, UserError
+from .store import checksum, write_json
+
+CHUNK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive, the corpus that reads it, and the folder under ``data/`` that it is read from."""
+
+    url: str
+    corpus: str
+    data: str
+    sha256: str | None = None
+
+
+def sources() -> dict[str, dict[str, Source]]:
+    """``{corpus: {subset: source}}``; a corpus's first subset is its default."""
+    from torchaudio.datasets import librispeech, speechcommands  # slow to import
+
+    table = {
+        "librispeech": {},
+        "speechcommands": {},
+        "fsdd": {
+            "master": Source(
+                "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/"
+                "master.tar.gz",
+                "fsdd",
+                "fsdd/free-spoken-digit-dataset-master",
+            )
+        },
+        "speechocean762": {
+            "speechocean762": Source(
+                "https://www.openslr.org/resources/101/speechocean762.tar.gz",
+                "kaldi",
+                "speechocean762/speechocean762",
+            )
+        },
+    }
+    for url, sha256 in librispeech._CHECKSUMS.items():
+        name = url.rpartition("/")[2].removesuffix(".tar.gz")
+        table["librispeech"][name] = Source(url, "librispeech", "librispeech", sha256)
+    for url, sha256 in sorted(speechcommands._CHECKSUMS.items(), reverse=True):
+        name = url.rpartition("/")[2].removesuffix(".tar.gz").removeprefix("speech_commands_")
+        folder = f"speechcommands/{name}"
+        table["speechcommands"][name] = Source(url, "speechcommands", folder, sha256)
+    return table
+
+
+def get(corpus: str, subset: str = "") -> tuple[str, Path]:
+    """Download and unpack a corpus under ``data/``; what is there already is left alone.
+
+    Returns the corpus's name for ``CORPUS=`` and the folder for ``DATA=``. Raises ``UserError``
+    for an unknown name, a download that broke off or did not match its checksum, a bad archive.
+    """
+    table = sources()
+    if corpus not in table:
+        raise UserError(f"no download for corpus '{corpus}': choose one of {', '.join(table)}")
+    if subset and subset not in table[corpus]:
+        raise UserError(f"no subset '{subset}' of {corpus}: choose {', '.join(table[corpus])}")
+    source = table[corpus][subset or next(iter(table[corpus]))]
+    data = ROOT / "data" / source.data
+    name = source.url.rpartition("/")[2]
+    folder = ROOT / "data" / corpus
+    if source.corpus == "speechcommands":
+        folder = data  # its archives have no folder of their own
+    record = folder / f"{name}.json"
+    if not record.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        archive = folder / name
+        if not archive.exists():
+            download(source.url, archive, source.sha256)
+        found = {"url": source.url, "bytes": archive.stat().st_size, "sha256": checksum(archive)}
+        unpack(archive, folder)
+        write_json(record, found)
+        archive.unlink()
+    return source.corpus, data
+
+
+def download(url: str, target: Path, sha256: str | None = None) -> None:
+    """Fetch a file with a progress bar; what an earlier call left in ``<target>.part`` is kept.
+
+    Raises ``UserError`` where the connection fails or ends early (the same call goes on from
+    there), and where the checksum is another (the file is removed).
+    """
+    part = target.with_name(f"{target.name}.part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "alspeech"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    total = None
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            if response.status != 206:  # the server sends the whole file, whatever was asked
+                have = 0
+            length = response.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            _receive(response, part, have, total, target.name)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing lies beyond what we have
+            raise UserError(f"{url}: the server says {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:
+        kept = part.stat().st_size / 1e6 if part.exists() else 0
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{url}: {reason}; {kept:.1f} MB are kept, the same command goes on from there"
+        ) from None
+    size = part.stat().st_size
+    if total is not None and size < total:
+        raise UserError(
+            f"{url}: broke off after {size / 1e6:.1f} of {total / 1e6:.1f} MB: the same command "
+            "goes on from there"
+        )
+    found = checksum(part)
+    if sha256 and found != sha256:
+        part.unlink()
+        raise UserError(
+            f"{url}: checksum {found[:16]}… instead of {sha256[:16]}…: it was damaged, or is "
+            "another file; it is removed, the same command starts again"
+        )
+    part.replace(target)
+
+
+def _receive(response, part: Path, have: int, total: int | None, name: str) -> None:
+    with (
+        open(part, "ab" if have else "wb") as file,
+        tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True) as bar,
+    ):
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive into ``folder``, all of it or nothing.
+
+    Members that lie outside the folder, links that lead out of it and device files are refused
+    (tarfile's ``data`` filter): ``UserError``.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python unpacks archives unsafely: use 3.11.4 or a later one")
+    unfinished = folder / f".{archive.name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar, tqdm(desc="unpack", unit="file") as bar:
+            for member in tar:
+                tar.extract(member, unfinished, filter="data")
+                bar.update()
+        _move_into(unfinished, folder)
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive}: unsafe archive, not unpacked: {error}") from None
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        raise UserError(f"{archive}: broken archive ({error}): remove it and run again") from None
+    except OSError as error:
+        raise UserError(f"{archive}: cannot be unpacked: {error}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _move_into(source: Path, target: Path) -> None:
+    """Move everything below ``source``; folders that are there already are filled up."""
+    for path in source.iterdir():
+        there = target / path.name
+        if path.is_dir() and not path.is_symlink() and there.is_dir():
+            _move_into(path, there)
+        else:
+            path.replace(there)

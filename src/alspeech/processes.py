@@ -1,0 +1,65 @@
+"""Processes: how many, their memory, how they hear of Ctrl-C, and that none outlives its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+
+def cores() -> int:
+    """Processor cores that this process may use, or the number in ``ALSPEECH_JOBS``."""
+    if os.environ.get("ALSPEECH_JOBS"):
+        return int(os.environ["ALSPEECH_JOBS"])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees (glibc only; elsewhere nothing is changed).
+
+    Every step of training and scoring asks for the same large blocks again; glibc gives them back
+    to the system meanwhile, and then each page must be faulted in anew: a tenth of the time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+        mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD, bytes
+
+
+@contextlib.contextmanager
+def interrupts_held():
+    """Ctrl-C waits until the end of the block, and processes started in it never hear of it.
+
+    A terminal sends Ctrl-C to workers, too, and each would answer with a traceback; the process
+    that started them ends them instead. (A blocked signal is inherited, and is not lost to the
+    process that blocked it.)
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """End this worker within a second of its parent process, however that one ended.
+
+    A killed parent cannot tell its workers, which would go on, and hold their locks. ``parent`` is
+    the parent's process id; without it, the process that multiprocessing's server forked for.
+    """
+    starter = multiprocessing.parent_process()
+
+    def watch():
+        while os.getppid() == parent if parent else starter.is_alive():
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

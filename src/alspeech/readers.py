@@ -1,0 +1,378 @@
+"""Readers: other people's corpora, each in its own layout, to the one table of utterances.
+
+Every reader returns :class:`Found`: a row an utterance, as the corpus's own files have it, and
+those files. Nothing is judged here but the files' form; validation.py looks at transcripts and
+audio. What is wrong with a file as a whole is a ``UserError`` that names file and line.
+
+Columns: ``utt_id, path`` (absolute), ``offset`` and ``duration`` (seconds; NaN: the whole file),
+``text``, ``speaker`` and ``split`` (None where the corpus does not say), ``where`` and
+``text_where`` (``file:line`` of the audio and of the transcript), and whatever else is known.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from .config import CORPORA, UserError
+from .corpus import check_data
+
+COLUMNS = (
+    "utt_id", "path", "offset", "duration", "text", "speaker", "split", "where", "text_where",
+)  # fmt: skip
+# what corpora call their splits; training material (None) is divided into base and pool by us
+SPLIT_NAMES = {
+    **{name: name for name in ("base", "pool", "validation", "test")},
+    **dict.fromkeys(("dev", "valid", "val"), "validation"),
+    **dict.fromkeys(("train", "training"), None),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A corpus as it lies there: ``rows`` (see above), and the files that listed them."""
+
+    rows: pd.DataFrame
+    files: tuple
+
+    def fingerprint(self) -> dict:
+        """Size and time of change of every file that the corpus consists of."""
+        return states([*map(str, self.files), *self.rows["path"].unique()])
+
+
+def states(paths: list[str]) -> dict[str, list | None]:
+    """Size and time of change of files (None: not there)."""
+    found = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+            found[path] = [status.st_size, status.st_mtime_ns]
+        except OSError:
+            found[path] = None  # missing, or not ours to read: validation.py says which
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def read(corpus: str, data: str, outside: bool = False) -> Found:
+    """Read the corpus in DATA by one of :data:`READERS`.
+
+    ``outside`` allows a manifest to name audio files outside DATA. Raises ``UserError``, in one
+    line, where there is nothing to read, a file is malformed or an ``utt_id`` occurs twice.
+    """
+    check_data(corpus, data)
+    rows, files = READERS[corpus](Path(data), outside)
+    if not rows:
+        raise UserError(f"{data}: no utterance found; DATA is {CORPORA[corpus]}")
+    table = pd.DataFrame(rows)
+    for name in COLUMNS:
+        if name not in table:
+            table[name] = None
+    table["text_where"] = table["text_where"].fillna(table["where"])
+    for name in ("offset", "duration"):
+        table[name] = table[name].astype(float)
+    for name in ("speaker", "split"):
+        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    twice = table[table["utt_id"].duplicated(keep=False)]
+    if len(twice):
+        first, second = twice[twice["utt_id"] == twice["utt_id"].iloc[0]]["where"].iloc[:2]
+        raise UserError(
+            f"{second}: utt_id '{twice['utt_id'].iloc[0]}' is taken by {first}: "
+            "give every utterance its own utt_id"
+        )
+    order = [*COLUMNS, *(name for name in table if name not in COLUMNS)]
+    return Found(table[order], tuple(files))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(``file:line``, text) of each line but blank ones; Windows line ends and a BOM are fine."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: this corpus needs it") from None
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        where = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{where}: not UTF-8 (byte {error.start + 1} of the line is "
+                f"0x{line[error.start]:02x}): convert the file, e.g. iconv -f latin1 -t utf-8"
+            ) from None
+        if "\0" in text:
+            raise UserError(f"{where}: not UTF-8 but UTF-16, or no text at all: convert the file")
+        if text:
+            yield where, text
+
+
+def _split(name, where: str) -> str | None:
+    if name is None:
+        return None
+    if str(name).lower() not in SPLIT_NAMES:
+        raise UserError(f"{where}: unknown split '{name}': choose one of {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[str(name).lower()]
+
+
+def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
+    """The path, absolute; refused where it leaves the ``allowed`` folder, by a link, too."""
+    path = os.path.abspath(path)
+    if not outside and not _real(path).startswith(os.path.join(_real_folder(str(allowed)), "")):
+        raise UserError(
+            f"{where}: {path} lies outside {allowed}: correct the path, or allow it with "
+            "build: {outside: true} in the preset"
+        )
+    return path
+
+
+_real_folder = functools.cache(os.path.realpath)  # thousands of files share a folder
+
+
+def _real(path: str) -> str:
+    if os.path.islink(path):
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    return os.path.join(_real_folder(folder), name)
+
+
+# ---------------------------------------------------------------- JSON lines
+
+
+def read_jsonl(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+    """NeMo's manifests: an object a line with ``audio_filepath, text`` and, if you like,
+    ``utt_id, duration, offset, speaker, split`` and more, which travels along.
+
+    DATA is one file, or a folder of files or of folders of files; the name of a split gives it
+    (``pool.jsonl``, ``pool/all.jsonl``). Relative paths are taken from the file's folder. Without
+    ``utt_id`` the path serves.
+    """
+    if data.is_dir():
+        patterns = ("*.jsonl", "*/*.jsonl", "*.json", "*/*.json")
+        files = next(filter(None, (sorted(data.glob(pattern)) for pattern in patterns)), [])
+    else:
+        data, files = data.parent, [data]
+    rows = []
+    for file in files:
+        split = SPLIT_NAMES.get(file.stem)
+        if split is None and file.parent != data:
+            split = SPLIT_NAMES.get(file.parent.name)
+        rows += [
+            _from_json(line, where, file.parent, data, outside, split)
+            for where, line in _lines(file)
+        ]
+    return rows, files
+
+
+def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, split) -> dict:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: broken JSON at character {error.pos + 1} ({error.msg}): mend the line, or "
+            "take it out"
+        ) from None
+    written = json.dumps(record, ensure_ascii=False)
+    if "\\u0000" in written or written.encode(errors="replace").decode() != written:
+        raise UserError(f"{where}: \\u escapes of a null or of half a character: mend the line")
+    name = record.get("audio_filepath") if isinstance(record, dict) else None
+    if not isinstance(name, str) or not name:
+        raise UserError(f'{where}: no "audio_filepath": every line needs one, and a "text"')
+    row = {key: value for key, value in record.items() if key not in ("audio_filepath", "path")}
+    for key in ("offset", "duration"):
+        value = row.get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value) and value >= 0):
+            raise UserError(f'{where}: "{key}" is {json.dumps(value)}: a number of seconds, please')
+    for key in ("text", "speaker", "utt_id"):
+        if isinstance(row.get(key), dict | list | bool):
+            raise UserError(f'{where}: "{key}" is {json.dumps(row[key])}: text, please')
+        row[key] = None if row.get(key) is None else str(row[key])
+    if not row["utt_id"]:
+        at = f"@{row['offset']:g}" if row.get("offset") else ""
+        within = "" if folder == data else f"{folder.name}/"
+        row["utt_id"] = within + str(Path(name).with_suffix("")) + at
+    row["split"] = _split(row["split"], where) if "split" in row else split
+    row["text"] = row["text"] or ""
+    return {**row, "path": _inside(folder / name, data, where, outside), "where": where}
+
+
+# ---------------------------------------------------------------- Kaldi
+
+
+def read_kaldi(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+    """A Kaldi data directory: ``wav.scp, text`` and, if there, ``utt2spk, segments, spk2gender``.
+
+    DATA is the directory itself or a folder of such directories; one that is named after a split
+    gives it. Paths in ``wav.scp`` are relative to the directory or to its parent, or absolute.
+    A command (``… |``) is refused: nothing from a file is ever run.
+    """
+    folders = [data]
+    if not (data / "wav.scp").exists() and data.is_dir():
+        folders = sorted(path.parent for path in data.glob("*/wav.scp"))
+    rows, files = [], []
+    for folder in folders:
+        split = SPLIT_NAMES.get(folder.name) if folder != data else None
+        found, read_files = _kaldi_directory(folder, outside, split)
+        rows += found
+        files += read_files
+    return rows, files
+
+
+def _kaldi_directory(folder: Path, outside: bool, split: str | None):
+    files = [folder / "wav.scp", folder / "text"]
+    optional = ("utt2spk", "segments", "spk2gender")
+    files += [folder / name for name in optional if (folder / name).exists()]
+    tables = {file.name: _kaldi_table(file) for file in files}
+    recordings = {
+        name: (_kaldi_path(folder, path, where, outside), where)
+        for name, (path, where) in tables["wav.scp"].items()
+    }
+    parts = tables.get("segments")
+    if parts is None:
+        parts = {name: (name, where) for name, (_, where) in recordings.items()}
+    speakers, genders = tables.get("utt2spk", {}), tables.get("spk2gender", {})
+    rows = []
+    # an utterance that has a transcript only is told, too: its audio is missing
+    for utt_id in sorted(parts.keys() | tables["text"].keys()):
+        text, text_where = tables["text"].get(utt_id, ("", None))
+        part, where = parts.get(utt_id, (utt_id, text_where))
+        recording, *times = part.split()
+        offset, duration = _kaldi_times(times, where) if times else (None, None)
+        if recording in recordings:
+            path = recordings[recording][0]
+        elif utt_id in parts:
+            raise UserError(f"{where}: recording '{recording}' is not in {folder / 'wav.scp'}")
+        else:
+            path = ""  # nowhere
+        row = {"utt_id": utt_id, "path": path, "offset": offset, "duration": duration}
+        row |= {"text": text, "where": where, "text_where": text_where, "split": split}
+        row["speaker"] = speakers.get(utt_id, (None,))[0]
+        if genders:
+            row["gender"] = genders.get(row["speaker"], (None,))[0]
+        rows.append(row)
+    return rows, files
+
+
+def _kaldi_table(path: Path) -> dict[str, tuple[str, str]]:
+    """``{first field: (rest of the line, file:line)}``."""
+    table = {}
+    for where, line in _lines(path):
+        key, *rest = line.split(maxsplit=1)
+        if key in table:
+            raise UserError(f"{where}: '{key}' is taken by {table[key][1]}: keep one of the two")
+        if not rest and path.name != "text":  # an utterance may have no words
+            raise UserError(f"{where}: '{key}' alone on its line: a second field is missing")
+        table[key] = (rest[0] if rest else "", where)
+    return table
+
+
+def _kaldi_path(folder: Path, name: str, where: str, outside: bool) -> str:
+    if name.endswith("|"):
+        raise UserError(
+            f"{where}: '{name[:40]}' is a command, and commands from files are never run: write "
+            "its output to audio files and list their paths"
+        )
+    path = folder / name
+    if not path.exists() and (folder.parent / name).exists():
+        path = folder.parent / name
+    return _inside(path, folder.parent, where, outside)
+
+
+def _kaldi_times(times: list[str], where: str) -> tuple[float, float]:
+    try:
+        start, end = map(float, times)
+    except ValueError:
+        start = end = math.nan
+    if not 0 <= start < end:
+        raise UserError(f"{where}: not 'utterance recording start end' in seconds, start < end")
+    return start, end - start
+
+
+# ---------------------------------------------------------------- LibriSpeech
+
+LIBRISPEECH_SUBSETS = (
+    "dev-clean", "dev-other", "test-clean", "test-other",
+    "train-clean-100", "train-clean-360", "train-other-500",
+)  # fmt: skip
+
+
+def read_librispeech(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+    """The official folders, ``<subset>/<speaker>/<chapter>/*.flac`` and ``*.trans.txt``.
+
+    DATA holds ``LibriSpeech/``, or is it, or is one subset. Beside training subsets, ``dev-*`` is
+    validation and ``test-*`` is test; without any, whatever is there is divided anew.
+
+    (``torchaudio.datasets.LIBRISPEECH`` reads the same, one subset at a time; it opens a chapter's
+    transcripts once an utterance and gives up at the first one that is missing.)
+    """
+    root = data / "LibriSpeech" if (data / "LibriSpeech").is_dir() else data
+    subsets = [root / name for name in LIBRISPEECH_SUBSETS if (root / name).is_dir()] or [root]
+    trained = any(subset.name.startswith("train") for subset in subsets)
+    rows, files = [], []
+    for subset in subsets:
+        split = SPLIT_NAMES.get(subset.name.partition("-")[0]) if trained else None
+        audio = {path.stem: path for path in sorted(subset.glob("*/*/*.flac"))}
+        of_subset = {"subset": subset.name, "split": split}
+        for file in sorted(subset.glob("*/*/*.trans.txt")):
+            files.append(file)
+            for where, line in _lines(file):
+                utt_id, _, text = line.partition(" ")
+                path = audio.pop(utt_id, None) or Path(
+                    _inside(file.parent / f"{utt_id}.flac", data, where, outside)  # a missing file
+                )
+                rows.append(_librispeech_row(utt_id, path, text, where) | of_subset)
+        # audio that no transcript file names
+        rows += [_librispeech_row(i, path, "", str(path)) | of_subset for i, path in audio.items()]
+    return rows, files
+
+
+def _librispeech_row(utt_id: str, path: Path, text: str, where: str) -> dict:
+    speaker, chapter = path.parts[-3:-1]
+    row = {"utt_id": utt_id, "path": os.path.abspath(path), "text": text, "where": where}
+    return row | {"speaker": speaker, "chapter": chapter}
+
+
+# ---------------------------------------------------------------- Speech Commands
+
+
+def read_speechcommands(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+    """The official folders, ``<word>/<speaker>_nohash_<number>.wav``, and the official lists.
+
+    DATA holds the words' folders, or torchaudio's ``SpeechCommands/speech_commands_v0.02``.
+    ``validation_list.txt`` and ``testing_list.txt`` give validation and test; the rest is divided
+    into base and pool by speaker.
+    """
+    nested = sorted((data / "SpeechCommands").glob("speech_commands_*"))
+    root = nested[-1] if nested else data
+    lists = {"validation": root / "validation_list.txt", "test": root / "testing_list.txt"}
+    files = [path for path in lists.values() if path.exists()]
+    listed = {
+        name: split for split, path in lists.items() if path in files for _, name in _lines(path)
+    }
+    rows = []
+    for path in sorted(root.glob("*/*_nohash_*.wav")):
+        name = f"{path.parent.name}/{path.name}"
+        rows.append(
+            {
+                "utt_id": name.removesuffix(".wav"),
+                "path": os.path.abspath(path),
+                "text": path.parent.name,
+                "speaker": path.stem.partition("_nohash_")[0],
+                "split": listed.get(name),
+                "where": str(path),
+            }
+        )
+    return rows, files
+
+
+READERS = {
+    "jsonl": read_jsonl,
+    "kaldi": read_kaldi,
+    "librispeech": read_librispeech,
+    "speechcommands": read_speechcommands,
+}

@@ -1,0 +1,264 @@
+"""Whatever ends a run, the same command goes on from there and ends with the same tables.
+
+``ALSPEECH_FAULTS=smoke pytest tests/test_faults.py`` kills the real smoke preset (half an hour).
+"""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import alspeech, make_root
+
+PRESET = os.environ.get("ALSPEECH_FAULTS", "tiny")
+RUN = ("run", "--preset", PRESET)
+KILLS = 20
+
+# Starts ``python -m alspeech`` by forking a process that has done the imports, which write nothing
+# and take longer than this preset's work. Each line read starts a run, a process group of its own.
+SERVER = """
+import os, signal, sys
+import alspeech.experiment
+import torch._dynamo, scipy.signal
+from alspeech.__main__ import _leave, main
+signal.signal(signal.SIGINT, _leave)  # a kill may come before main has got that far
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        sys.argv[1:] = line.split()
+        sys.exit(main())
+    os.setpgid(child, child)  # here, too: whoever is told may kill it at once
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Server:
+    def __init__(self, root: Path, **environment: str):
+        self.log = root / "stderr.log"
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=log, text=True, bufsize=1,
+                env={**os.environ, "ALSPEECH_ROOT": str(root), **environment},
+            )  # fmt: skip
+
+    def start(self) -> int:
+        print(*RUN, file=self.process.stdin)
+        return int(self._answer())
+
+    def wait(self) -> int:
+        return int(self._answer())
+
+    def _answer(self) -> str:
+        while not (line := self.process.stdout.readline().strip()).lstrip("-").isdigit():
+            assert line or self.process.poll() is None  # the runs' own words
+        return line
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def tables(root: Path) -> dict:
+    return {path.name: path.read_bytes() for path in (root / "results").rglob("*.csv")}
+
+
+def leftovers(root: Path) -> list:
+    return [p for d in ("data", "build", "results") for p in (root / d).rglob(".*")]
+
+
+def clear(root: Path) -> None:
+    for name in ("data", "build", "results"):
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(tables, seconds of work) of a run that nobody disturbs."""
+    root = make_root(tmp_path_factory.mktemp("undisturbed"))
+    server = Server(root, ALSPEECH_JOBS="1")
+    for _ in range(2):  # the first one compiles
+        clear(root)
+        server.start()
+        begun = time.monotonic()
+        assert server.wait() == 0, server.log.read_text()
+        seconds = time.monotonic() - begun
+    server.end()
+    assert tables(root).keys() == {"error_curves.csv", "scores.csv"} and not leftovers(root)
+    return tables(root), seconds
+
+
+def test_killed_at_twenty_moments_it_ends_with_the_same_tables(root, undisturbed):
+    """SIGKILL and SIGINT to the whole process group, checkpoints after every batch."""
+    expected, seconds = undisturbed
+    rng = random.Random(4)
+    server = Server(root, ALSPEECH_JOBS="1", ALSPEECH_CHECKPOINT_SECONDS="0")
+    kills, runs, ended = 0, 0, {}
+    while kills < KILLS or runs > 0:  # the last chain of runs ends with tables, too
+        group = server.start()
+        runs += 1
+        if kills < KILLS:
+            # half of the duration: what a run has done the next one need not do
+            time.sleep(rng.uniform(0, seconds / 2))
+            how = rng.choice([signal.SIGKILL, signal.SIGINT])
+            if alive(group):
+                os.killpg(group, how)
+        status = server.wait()
+        assert status in (0, -signal.SIGKILL, 130), server.log.read_text()
+        ended[status] = ended.get(status, 0) + 1
+        kills += status != 0
+        if status == 0:
+            assert tables(root) == expected and not leftovers(root)
+            clear(root)
+            runs = 0
+    server.end()
+    said = server.log.read_text()
+    assert "Traceback" not in said and "damaged" not in said
+    assert said.count("interrupted: the same command goes on from here") >= ended[130]
+    assert min(ended[130], ended[-signal.SIGKILL]) >= 5 and ended[0] >= 2
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- with workers, by the command
+
+
+def start(root: Path, jobs: int = 2) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "alspeech", *RUN],
+        env={**os.environ, "ALSPEECH_ROOT": str(root), "ALSPEECH_JOBS": str(jobs)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(root: Path, pattern: str, run: subprocess.Popen) -> None:
+    while not list(root.glob(pattern)):
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.02)
+
+
+def workers(run: subprocess.Popen) -> list[int]:
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,sid="], capture_output=True, text=True)
+    pairs = (map(int, line.split()) for line in listing.stdout.splitlines())
+    return [pid for pid, session in pairs if session == run.pid and pid != run.pid]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes")
+def test_no_end_leaves_workers_behind_or_says_more_than_a_line(root, undisturbed):
+    # Ctrl-C in a terminal: the whole group
+    run = start(root)
+    until(root, "build/cells/.base-*.lock", run)
+    os.killpg(run.pid, signal.SIGINT)
+    said = run.communicate()[1]
+    assert run.returncode == 130 and "Traceback" not in said and "leaked" not in said, said
+    assert said.strip().splitlines()[-1] == "interrupted: the same command goes on from here"
+    gone(run)
+    # a worker is killed, as by the system when memory runs out
+    run = start(root)
+    while not (busy := [pid for pid in workers(run) if holds_a_lock(pid)]):
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.02)
+    os.kill(busy[0], signal.SIGKILL)
+    said = run.communicate()[1].strip().splitlines()[-1]
+    assert run.returncode == 2 and said.startswith("error: a worker process died")
+    assert "the same command goes on" in said
+    gone(run)
+    # the process that started the workers is killed, they are not
+    run = start(root)
+    until(root, "build/cells/[a-z]*-*", run)
+    assert workers(run)
+    run.kill()
+    run.wait()
+    gone(run)
+    # two runs at once end well, and with the tables of one
+    pair = [start(root, jobs=1), start(root, jobs=1)]
+    for run in pair:
+        said = run.communicate()[1]
+        assert run.returncode == 0 and "Traceback" not in said, said
+    assert tables(root) == undisturbed[0] and not leftovers(root)
+
+
+def holds_a_lock(pid: int) -> bool:
+    try:
+        opened = [os.path.realpath(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    except FileNotFoundError:  # it has ended
+        return False
+    return any(path.endswith(".lock") for path in opened)
+
+
+def gone(run: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 10
+    while workers(run):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("change, status, words", [
+    ("base_rate: 1.e+30", 2, ["base model seed", "the training loss is", "learning rate"]),
+    ("weight_decay: -1", 1, ["base model seed", "ValueError", "build/synthetic-bad/error.log"]),
+])  # fmt: skip
+def test_an_error_in_a_worker_is_one_line_with_what_and_where(root, change, status, words):
+    tiny = (root / "configs" / "tiny.yaml").read_text()
+    (root / "configs" / "bad.yaml").write_text(
+        tiny.replace("{base_epochs", f"{{{change}, base_epochs")
+    )
+    done = alspeech(root, "run", "--preset", "bad", ALSPEECH_JOBS=str(3 - status))
+    assert done.returncode == status and "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ") and all(word in line for word in words), line
+    log = root / "build" / "synthetic-bad" / "error.log"
+    assert log.exists() == (status == 1) and (status == 2 or "Traceback" in log.read_text())
+
+
+# ---------------------------------------------------------------- disks
+
+
+def test_a_full_disk_is_one_line_and_damage_is_mended(root, undisturbed):
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+
+    full = subprocess.run(
+        [sys.executable, "-m", "alspeech", *RUN],
+        env={**os.environ, "ALSPEECH_ROOT": str(root)},
+        preexec_fn=no_room, capture_output=True, text=True,
+    )  # fmt: skip
+    line = full.stderr.strip().splitlines()[-1]
+    assert full.returncode == 2 and "Traceback" not in full.stderr
+    assert line.startswith("error: ") and "File too large" in line and "make room" in line
+    server = Server(root, ALSPEECH_JOBS="1")
+    server.start()
+    assert server.wait() == 0 and tables(root) == undisturbed[0]
+    harmed = [
+        next(root.glob("data/*-features-*/features.npy")),
+        next(root.glob("data/*/audio/pool/*3.wav")),
+        next(root.glob("build/cells/base-seed1-*/model.pt")),
+        next(root.glob("build/cells/scores-egl-seed0-*/scores.csv")),
+        next(root.glob("build/cells/egl-20-seed0-*/metrics.json")),
+    ]
+    for path in harmed:
+        os.truncate(path, path.stat().st_size // 2)
+    shutil.rmtree(root / "results")
+    server.start()
+    assert server.wait() == 0 and tables(root) == undisturbed[0] and not leftovers(root)
+    server.end()
+    said = server.log.read_text()
+    for path in harmed:
+        name = path.relative_to(next(p for p in path.parents if (p / "checksums.json").exists()))
+        assert f"is damaged ({name} has changed): computing it again" in said
