@@ -1,5 +1,9 @@
 """The grid, the command line and its one-line errors."""
 
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, alspeech
@@ -61,3 +65,43 @@ def test_a_bad_preset_file_is_one_line(root, line, words):
 def test_a_missing_notebook_is_one_line(root):
     done = alspeech(root, "notebook", "notebooks/9.ipynb", "--preset", "tiny")
     assert done.returncode == 2 and "no notebook 'notebooks/9.ipynb'" in done.stderr
+
+
+# ---------------------------------------------------------------- starting from another model
+
+BASE_LOSSES = """
+import os
+import subprocess
+import sys
+
+import pandas as pd
+from alspeech.config import load_settings
+from alspeech.experiment import base_model
+for preset in ("tiny", "warm"):
+    folder = base_model(load_settings(preset), seed=0)
+    print(pd.read_csv(folder / "history.csv")["train_loss"].iloc[0])
+"""
+
+
+def test_base_training_can_go_on_from_the_embedded_corpus(root):
+    tiny = (root / "configs" / "tiny.yaml").read_text()
+    (root / "configs" / "warm.yaml").write_text(tiny + "start: tiny\n")
+    environment = {**os.environ, "ALSPEECH_ROOT": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", BASE_LOSSES], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    cold, warm = map(float, done.stdout.split())
+    assert warm < cold - 1  # nats an utterance, in the first pass
+
+
+@pytest.mark.parametrize("text, words", [
+    ("start: lapdog\n", ["mine.yaml: start", "unknown preset 'lapdog'", "laptop"]),
+    ("start: tiny\nbuild: {base: 8, pool: 8, validation: 4, test: 4}\n", ["take over its 'model'"]),
+])  # fmt: skip
+def test_a_start_that_does_not_fit_is_one_line(root, text, words):
+    (root / "configs" / "mine.yaml").write_text(text)
+    done = alspeech(root, "run", "--preset", "mine")
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and all(word in last for word in words)

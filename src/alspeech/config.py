@@ -103,6 +103,8 @@ class Settings:
     preset: str
     corpus: str = "synthetic"
     data: str = ""
+    # the preset whose base model on the embedded corpus the base training starts from ("": none)
+    start: str = ""
     # the grid
     strategies: tuple = ("random", "entropy", "pctc", "egl")
     query_percents: tuple = (10, 20, 30, 40)
@@ -178,6 +180,9 @@ def _tuples(value):
 
 
 def _check(settings: Settings, where: str) -> None:
+    if settings.start and settings.start not in presets():
+        known = ", ".join(presets())
+        raise UserError(f"{where}: start: unknown preset '{settings.start}': choose one of {known}")
     build = settings.build
     for split in ("base", "pool", "validation", "test"):
         if getattr(build, split) < 1:

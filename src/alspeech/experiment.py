@@ -29,7 +29,7 @@ from tqdm import tqdm
 from . import corpus as corpora
 from . import readers, synthesis, validation
 from .acquisition import ACQUISITIONS, check_strategies
-from .config import ROOT, Settings, as_dict
+from .config import ROOT, Settings, UserError, as_dict, load_settings
 from .features import FeatureStore, extract
 from .metrics import evaluate, summarise
 from .model import DeepSpeech2
@@ -50,7 +50,7 @@ from .store import (
     write_json,
     write_text,
 )
-from .text import Alphabet
+from .text import ENGLISH, Alphabet
 from .training import fit
 
 CELLS = ROOT / "build" / "cells"
@@ -168,7 +168,7 @@ def _device() -> torch.device:
 
 
 def _base_config(settings: Settings, seed: int) -> dict:
-    return {
+    config = {
         "step": "base",
         "features": fingerprint(_features_config(settings)),
         "model": as_dict(settings.model),
@@ -176,6 +176,9 @@ def _base_config(settings: Settings, seed: int) -> dict:
         "seed": seed,
         "code": code("text", "features", "model", "ctc", "training", "metrics"),
     }
+    if settings.start:
+        config["start"] = fingerprint(_base_config(load_settings(settings.start), seed))
+    return config
 
 
 def base_model(settings: Settings, seed: int, look: bool = False) -> Path | None:
@@ -189,12 +192,25 @@ def base_model(settings: Settings, seed: int, look: bool = False) -> Path | None
         data = prepare(settings)
         torch.manual_seed(seed)  # initial weights
         model = DeepSpeech2(settings.model, len(data.alphabet)).to(_device())
+        if settings.start:
+            _start(model, settings, data.alphabet, seed)
         options = {"epochs": settings.training.base_epochs, "rate": settings.training.base_rate}
         _train_and_test(folder, settings, data, model, data.split("base"), seed, options)
         write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
 
     config = _base_config(settings, seed)
     return stored(CELLS, f"base-seed{seed}", config, None if look else compute, resume=True)
+
+
+def _start(model: DeepSpeech2, settings: Settings, alphabet: Alphabet, seed: int) -> None:
+    """Give a model the weights of the same seed's base model on the embedded corpus."""
+    other = load_settings(settings.start)
+    if other.model != settings.model or alphabet.characters != ENGLISH.characters:
+        raise UserError(
+            f"configs/{settings.preset}.yaml: start: {settings.start} needs its model and the "
+            "English alphabet: take over its 'model', or leave 'start' out"
+        )
+    model.load_state_dict(load_base(other, seed).state_dict())
 
 
 def load_base(settings: Settings, seed: int) -> DeepSpeech2:
