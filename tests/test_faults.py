@@ -33,7 +33,9 @@ for line in sys.stdin:
     if child == 0:
         os.setpgid(0, 0)
         sys.argv[1:] = line.split()
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        os._exit(code)  # to tidy up after the imports takes a second
     os.setpgid(child, child)  # here, too: whoever is told may kill it at once
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
