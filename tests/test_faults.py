@@ -33,11 +33,26 @@ for line in sys.stdin:
     if child == 0:
         os.setpgid(0, 0)
         sys.argv[1:] = line.split()
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        os._exit(code)  # to tidy up after the imports takes a second
     os.setpgid(child, child)  # here, too: whoever is told may kill it at once
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+def small_root(folder: Path) -> Path:
+    """A companion whose preset ``tiny`` has fewer cells than elsewhere: it is run many times."""
+    preset = make_root(folder) / "configs" / "tiny.yaml"
+    text = preset.read_text().replace("[20, 50]", "[50]").replace("entropy, pctc, ", "")
+    preset.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    return small_root(tmp_path)
 
 
 class Server:
@@ -76,21 +91,23 @@ def leftovers(root: Path) -> list:
 
 
 def clear(root: Path) -> None:
-    for name in ("data", "build", "results"):
-        shutil.rmtree(root / name, ignore_errors=True)
+    """Remove all but the corpus: until its speakers are imported takes as long as all the rest."""
+    for path in (root / "build", root / "results", *root.glob("data/*-features-*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(tables, seconds of work) of a run that nobody disturbs."""
-    root = make_root(tmp_path_factory.mktemp("undisturbed"))
+    """(tables, seconds with and without speech) of runs that nobody disturbs."""
+    root = small_root(tmp_path_factory.mktemp("undisturbed"))
     server = Server(root, ALSPEECH_JOBS="1")
-    for _ in range(2):  # the first one compiles
+    seconds = []
+    for _ in range(2):
         clear(root)
         server.start()
         begun = time.monotonic()
         assert server.wait() == 0, server.log.read_text()
-        seconds = time.monotonic() - begun
+        seconds.append(time.monotonic() - begun)
     server.end()
     assert tables(root).keys() == {"error_curves.csv", "scores.csv"} and not leftovers(root)
     return tables(root), seconds
@@ -98,7 +115,7 @@ def undisturbed(tmp_path_factory):
 
 def test_killed_at_twenty_moments_it_ends_with_the_same_tables(root, undisturbed):
     """SIGKILL and SIGINT to the whole process group, checkpoints after every batch."""
-    expected, seconds = undisturbed
+    expected, (with_speech, without) = undisturbed
     rng = random.Random(4)
     server = Server(root, ALSPEECH_JOBS="1", ALSPEECH_CHECKPOINT_SECONDS="0")
     kills, runs, ended = 0, 0, {}
@@ -107,10 +124,10 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_tables(root, undisturbed
         runs += 1
         if kills < KILLS:
             # half of the duration: what a run has done the next one need not do
-            time.sleep(rng.uniform(0, seconds / 2))
-            how = rng.choice([signal.SIGKILL, signal.SIGINT])
+            spoken = list(root.glob("data/synthetic-*"))
+            time.sleep(rng.uniform(0, without / 2 if spoken else with_speech))
             if alive(group):
-                os.killpg(group, how)
+                os.killpg(group, (signal.SIGKILL, signal.SIGINT)[kills % 2])
         status = server.wait()
         assert status in (0, -signal.SIGKILL, 130), server.log.read_text()
         ended[status] = ended.get(status, 0) + 1
@@ -123,7 +140,7 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_tables(root, undisturbed
     said = server.log.read_text()
     assert "Traceback" not in said and "damaged" not in said
     assert said.count("interrupted: the same command goes on from here") >= ended[130]
-    assert min(ended[130], ended[-signal.SIGKILL]) >= 5 and ended[0] >= 2
+    assert ended[130] == ended[-signal.SIGKILL] == KILLS // 2 and ended[0] >= 2
 
 
 def alive(pid: int) -> bool:
@@ -250,7 +267,7 @@ def test_a_full_disk_is_one_line_and_damage_is_mended(root, undisturbed):
         next(root.glob("data/*/audio/pool/*3.wav")),
         next(root.glob("build/cells/base-seed1-*/model.pt")),
         next(root.glob("build/cells/scores-egl-seed0-*/scores.csv")),
-        next(root.glob("build/cells/egl-20-seed0-*/metrics.json")),
+        next(root.glob("build/cells/egl-50-seed0-*/metrics.json")),
     ]
     for path in harmed:
         os.truncate(path, path.stat().st_size // 2)
