@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from alspeech import gradients
 from alspeech.acquisition import expected_squared_norm
+from alspeech.config import ModelConfig
 from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
 from alspeech.decoding import n_best
 from alspeech.gradients import (
@@ -17,6 +18,7 @@ from alspeech.gradients import (
     expected_gradient_length,
     outer_squared_norms,
 )
+from alspeech.model import DeepSpeech2
 
 CELLS = ["rnn", "gru", "lstm"]
 
@@ -52,6 +54,34 @@ def test_squared_norms_equal_autograd(cell):
         for r in range(4):
             loss = (model(batch.features[b : b + 1])[0] * directions[b, r]).sum()
             assert ours[b, r].item() == pytest.approx(squared_norm(loss, model).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("bins, frames", [(12, 16), (13, 15), (11, 18)])
+def test_squared_norms_hold_for_any_kernel_stride_and_size(bins, frames):
+    config = ModelConfig(
+        bins=bins,
+        channels=3,
+        kernels=((5, 3), (3, 5)),
+        strides=((2, 2), (1, 3)),
+        layers=1,
+        hidden=4,
+    )
+    torch.manual_seed(0)
+    model = DeepSpeech2(config, 5).double().eval()
+    features = torch.randn(2, frames, bins, dtype=torch.float64)
+    tape = Tape(model, features)
+    directions = torch.randn(2, 2, *tape.logits.shape[1:], dtype=torch.float64)
+    ours = tape.squared_norms(directions)
+    for b, r in product(range(2), range(2)):
+        loss = (model(features[b : b + 1])[0] * directions[b, r]).sum()
+        assert ours[b, r].item() == pytest.approx(squared_norm(loss, model).item(), rel=1e-10)
+
+
+def test_a_convolution_without_a_rule_is_refused_by_name():
+    model, batch = tiny_model(), tiny_batch()
+    model.layers[0] = torch.nn.Conv2d(1, 3, (5, 5), 2, 2).double()
+    with pytest.raises(TypeError, match="layer 0.*Conv2d.*bias"):
+        Tape(model, batch.features)
 
 
 def test_the_tape_computes_what_the_model_computes():
