@@ -23,7 +23,9 @@ def score(
     model.eval()
     device = next(model.parameters()).device
     scores = dict(known or {})
-    for part in store.batches(pool, batch):
+    # longest first: what the first batch needs in memory is enough for all others
+    for index in reversed(store.groups(pool, batch)):
+        part = store.batch(pool.iloc[index])
         if scores.keys() >= set(part.utt_ids):
             continue
         values = ACQUISITIONS[strategy](model, part.to(device), **options)
