@@ -76,7 +76,7 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
         exact = ACQUISITIONS["egl"](model, batch, labelings, method="exact")
         for name, chosen in options.items():
             seconds = []
-            for _ in range(3):  # the first warms up, and the fastest is disturbed least
+            for _ in range(2):  # the first warms up
                 begun = time.perf_counter()
                 score = ACQUISITIONS["egl"](model, batch, labelings, **chosen)
                 seconds.append(time.perf_counter() - begun)
