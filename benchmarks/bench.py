@@ -112,8 +112,9 @@ def picture(directions: list[dict], growth: list[dict]) -> None:
     )
     axes[1].set(xlabel="utterances in the pool", ylabel="ms an utterance", xscale="log")
     axes[2].set(xlabel="utterances in the pool", ylabel="memory (MiB)", xscale="log")
-    for ax in axes[1:]:
-        ax.set_ylim(0, None)
+    axes[0].margins(0.12)
+    for ax, y in zip(axes[1:], ("ms", "mib"), strict=True):
+        ax.set_ylim(0, 1.2 * max(p[y] for p in growth))
     plots.save(figure, ROOT / "build", "bench")
 
 
