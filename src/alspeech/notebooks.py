@@ -65,6 +65,8 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
     "exact", and "plain": the first utterance of each batch, one backward pass a labeling) with
     ``score``, ``exact`` score and the batch's ``ms`` an utterance.
     """
+    # like every other score; make runs two notebooks at once, and their threads would be too many
+    torch.set_num_threads(1)
     left, parts = [], []
     for batch in batches:
         with torch.no_grad():
