@@ -25,7 +25,6 @@ import torch
 from alspeech import experiment, plots
 from alspeech.config import ROOT, UserError, load_settings
 from alspeech.processes import keep_freed_memory
-from alspeech.text import ENGLISH
 
 K, REPEATS, UTTERANCES = 100, 5, 128
 OUTPUT = ROOT / "build" / "bench"
@@ -60,7 +59,7 @@ def pool_batches(size: int = 32) -> tuple:
     pool = data.split("pool")
     batches = []
     for index in data.store.groups(pool, size, np.random.default_rng(0)):
-        batches.append(data.store.batch(pool.iloc[index], ENGLISH.encode))
+        batches.append(data.store.batch(pool.iloc[index], data.alphabet.encode))
         if sum(map(len, batches)) >= UTTERANCES:
             return model, batches
 

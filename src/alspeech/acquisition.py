@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
-from .ctc import labelings_gradients, labelings_log_p
+from .ctc import labelings_gradients, labelings_log_p, pad
 from .decoding import n_best
 from .features import Batch
 from .gradients import Tape, expected_gradient_length
@@ -100,10 +100,7 @@ def gradient_length(model, batch: Batch) -> Tensor:
     """
     tape = Tape(model, batch.features)
     log_probs = _posteriors(tape.logits, batch)
-    lengths = torch.tensor([[len(labels)] for labels in batch.labels])  # [B, 1]: K = 1
-    padded = torch.zeros(len(batch), 1, max(1, int(lengths.max())), dtype=torch.long)
-    for b, labels in enumerate(batch.labels):
-        padded[b, 0, : len(labels)] = torch.tensor(labels)
+    padded, lengths = (x[:, None] for x in pad(batch.labels))  # K = 1
     for b in labelings_log_p(log_probs, padded, lengths).isneginf().nonzero()[:, 0]:
         raise UserError(
             f"utterance {batch.utt_ids[b]}: its {lengths[b].item()} labels do not fit "

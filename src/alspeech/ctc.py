@@ -18,6 +18,15 @@ from torch.nn import functional
 from .text import BLANK
 
 
+def pad(labels) -> tuple[Tensor, Tensor]:
+    """B lists of symbol numbers as one tensor [B, U], zeros at the ends, and their lengths [B]."""
+    lengths = torch.tensor([len(row) for row in labels])
+    padded = torch.zeros(len(labels), max(1, int(lengths.max())), dtype=torch.long)
+    for b, row in enumerate(labels):
+        padded[b, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return padded, lengths
+
+
 def ctc_losses(log_probs: Tensor, labels, zero_infinity: bool = False) -> Tensor:
     """−log p(y | x) in nats, [B], of one transcript each (B lists of symbol numbers).
 
@@ -25,10 +34,7 @@ def ctc_losses(log_probs: Tensor, labels, zero_infinity: bool = False) -> Tensor
     with ``zero_infinity`` 0 there, and so is its gradient (else it is NaN).
     """
     B, T, _ = log_probs.shape
-    lengths = torch.tensor([len(row) for row in labels])
-    padded = torch.zeros(B, max(1, int(lengths.max())), dtype=torch.long)
-    for b, row in enumerate(labels):
-        padded[b, : len(row)] = torch.tensor(row, dtype=torch.long)
+    padded, lengths = pad(labels)
     device = log_probs.device
     return functional.ctc_loss(
         log_probs.transpose(0, 1), padded.to(device), torch.full((B,), T), lengths.to(device),

@@ -14,16 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 import soundfile
-import torch
 from IPython.display import HTML
-from torch.nn import functional
 
-from .acquisition import ACQUISITIONS
 from .config import ROOT, Settings, UserError
 from .corpus import read_audio
-from .decoding import n_best
 from .errors import AGAIN
-from .gradients import Tape, plain_egl, principal_directions, weighted_gradients
 
 
 def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
@@ -65,6 +60,14 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
     "exact", and "plain": the first utterance of each batch, one backward pass a labeling) with
     ``score``, ``exact`` score and the batch's ``ms`` an utterance.
     """
+    # here, since the process that executes the notebooks imports this module and needs none of it
+    import torch
+    from torch.nn import functional
+
+    from .acquisition import ACQUISITIONS
+    from .decoding import n_best
+    from .gradients import Tape, plain_egl, principal_directions, weighted_gradients
+
     # like every other score; make runs two notebooks at once, and their threads would be too many
     torch.set_num_threads(1)
     left, parts = [], []
@@ -77,12 +80,10 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
         options = {"exact": {"method": "exact"}, **{R: {"directions": R} for R in counts}}
         exact = ACQUISITIONS["egl"](model, batch, labelings, method="exact")
         for name, chosen in options.items():
-            seconds = []
-            for _ in range(2):  # the first warms up
-                begun = time.perf_counter()
-                score = ACQUISITIONS["egl"](model, batch, labelings, **chosen)
-                seconds.append(time.perf_counter() - begun)
-            ms = 1e3 * min(seconds) / len(batch)
+            ACQUISITIONS["egl"](model, batch, labelings, **chosen)  # warm-up
+            begun = time.perf_counter()
+            score = ACQUISITIONS["egl"](model, batch, labelings, **chosen)
+            ms = 1e3 * (time.perf_counter() - begun) / len(batch)
             columns = {"directions": name, "score": score, "exact": exact, "ms": ms}
             parts.append(pd.DataFrame(columns))
         begun = time.perf_counter()
