@@ -14,23 +14,29 @@ OUT    := build/$(RUN)
 PY     := .venv/bin/python
 WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)"
 
-# the notebooks of each system; a new system adds a line here and a target below
-PAPER  := 1_base_training 2_querying 3_error_curves 4_rankings
-FILES  := $(addprefix figures/$(RUN)/,$(foreach f,fig1_error_curves fig2a_pctc_vs_entropy \
-          fig2b_egl_vs_entropy,$f.png $f.pdf)) \
-          $(addprefix results/$(RUN)/,table1.csv table1.md error_curves.csv scores.csv provenance.json)
-LOST   := $(if $(filter-out $(wildcard $(FILES)),$(FILES)),FORCE)
+# the systems, each a target of that name below; its notebooks, figures and tables
+SYSTEMS := figures
+notebooks_figures := 1_base_training 2_querying 3_error_curves 4_rankings
+figures_figures   := fig1_error_curves fig2a_pctc_vs_entropy fig2b_egl_vs_entropy
+tables_figures    := table1.csv table1.md error_curves.csv scores.csv provenance.json
 
-.PHONY: help figures check data all test lint lab bench clean distclean
+executed = $(notebooks_$1:%=$(OUT)/%.ipynb)
+files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf) \
+           $(tables_$1:%=results/$(RUN)/%)
+lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
+
+.PHONY: help $(SYSTEMS) check data all test lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [DATA=path] [SUBSET=name]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-12s%s\n", $$1, $$2}'
 
-figures: $(PAPER:%=$(OUT)/%.ipynb) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
-	@echo 'figures/$(RUN) results/$(RUN) $(OUT)/*.ipynb are up to date'
+figures: $(call executed,figures) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
+$(SYSTEMS):
+	@echo 'figures/$(RUN) results/$(RUN) $^ are up to date'
 
-all: figures ## everything
+all: ## every system, one after another
+	@for system in $(SYSTEMS); do $(MAKE) --no-print-directory $$system; done
 
 check: .venv/installed ## read and check CORPUS in DATA, show what was found, train nothing
 	$(PY) -m alspeech check $(WHAT)
@@ -78,15 +84,19 @@ build/rivals/installed: benchmarks/flashlight.lock benchmarks/pyctcdecode.lock |
 	  -r benchmarks/pyctcdecode.lock
 	@touch $@
 
-# the choice of DATA, rewritten only when it, or what lies there, changes; LOST makes outputs anew that were removed
+# the choice of DATA, rewritten only when it, or what lies there, changes
 $(OUT)/data: FORCE
 	@mkdir -p $(OUT); if ! echo '$(DATA)' | cmp -s - $@ || \
 	  [ -n "$(DATA)" -a -n "$$(find -L "$(DATA)" -newer $@ -print -quit 2>/dev/null)" ]; then echo '$(DATA)' > $@; fi
 FORCE:
 
-$(OUT)/tables: $(OUT)/data $(SOURCES) $(LOST) | .venv/installed
-	$(PY) -m alspeech run $(WHAT) || { code=$$?; rm -f $<; rmdir $(OUT) build 2>/dev/null || true; exit $$code; }
+.SECONDEXPANSION:
+$(OUT)/%.tables: $(OUT)/data $(SOURCES) $$(call lost,$$*) | .venv/installed
+	$(PY) -m alspeech run --system $* $(WHAT) || { code=$$?; rm -f $<; rmdir $(OUT) build 2>/dev/null || true; exit $$code; }
 	@touch $@
 
-$(OUT)/%.ipynb: notebooks/%.ipynb $(OUT)/tables $(LOST)
-	$(PY) -m alspeech notebook $< $(WHAT)
+define notebook
+$(call executed,$1): $(OUT)/%.ipynb: notebooks/%.ipynb $(OUT)/$1.tables $(call lost,$1)
+	$(PY) -m alspeech notebook $$< $(WHAT)
+endef
+$(foreach s,$(SYSTEMS),$(eval $(call notebook,$s)))

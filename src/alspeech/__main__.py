@@ -1,8 +1,8 @@
 """``python -m alspeech``: what the Makefile calls.
 
 check     read and check the corpus, extract its features, show what was found; no training
-run       the same and the long work: base models, scores, cells, tables; can be killed and
-          started again
+run       the same and the long work of one system (the paper's: base models, scores, cells,
+          tables); can be killed and started again
 notebook  execute one notebook by papermill into build/<run>/
 data      download a corpus from its official address into data/
 
@@ -11,10 +11,15 @@ What goes wrong ends in one line on standard error. The exit code is 2 where the
 """
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 from pathlib import Path
+
+SYSTEMS = {  # and the module whose run(settings) does its long work
+    "figures": "experiment",
+}
 
 
 def main() -> int:
@@ -24,6 +29,7 @@ def main() -> int:
     parser.add_argument("--preset", default="laptop", help="configs/<preset>.yaml")
     parser.add_argument("--corpus", default="synthetic")
     parser.add_argument("--data", default="", help="folder of a real corpus")
+    parser.add_argument("--system", default="figures", choices=SYSTEMS, help="what to run")
     parser.add_argument("--subset", default="", help="part of a corpus to download")
     options = parser.parse_args()
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
@@ -54,7 +60,8 @@ def main() -> int:
         else:
             print(work.check(settings), flush=True)
             if options.command == "run":
-                print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
+                system = importlib.import_module(f".{SYSTEMS[options.system]}", __package__)
+                print(f"tables in {system.run(settings).folder.relative_to(ROOT)}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
     except KeyboardInterrupt:
         return _interrupted()

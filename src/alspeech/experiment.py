@@ -436,7 +436,7 @@ def run(settings: Settings) -> Results:
     record = output / "provenance.json"
     newest = max(folder.stat().st_mtime for folder in folders + scored)
     if not record.exists() or record.stat().st_mtime < newest:
-        write_provenance(output, settings, folders + scored, time.perf_counter() - begun)
+        write_provenance(record, settings, folders + scored, time.perf_counter() - begun)
     return Results(curves, scores, output)
 
 
@@ -525,7 +525,7 @@ def _with_interval(row: dict, metric: str) -> str:
 # ---------------------------------------------------------------- provenance
 
 
-def write_provenance(output: Path, settings: Settings, folders: list[Path], wall: float) -> None:
+def write_provenance(path: Path, settings: Settings, folders: list[Path], wall: float) -> None:
     """What a result came from: config, seeds, versions, hardware, times and commit."""
     seconds = [json.loads((f / "metrics.json").read_text())["seconds"] for f in set(folders)]
     record = {
@@ -537,7 +537,7 @@ def write_provenance(output: Path, settings: Settings, folders: list[Path], wall
         "cells": len(set(folders)),
         **surroundings(),
     }
-    write_json(output / "provenance.json", record)
+    write_json(path, record)
 
 
 def surroundings() -> dict:

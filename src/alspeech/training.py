@@ -65,6 +65,7 @@ def fit(
     epochs: int,
     rate: float,
     seed: int,
+    objective=None,
     report=None,
     checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
@@ -73,7 +74,9 @@ def fit(
     At most ``epochs`` passes under a one-cycle learning rate (peak ``rate``, down to zero), ended
     early when the validation loss has not improved for ``config.patience`` passes. The first pass
     takes the shortest utterances first (SortaGrad, Amodei et al. 2016). ``seed`` fixes order and
-    masks. ``report(row)`` is called after each pass. With ``checkpoint`` an interrupted training
+    masks. ``objective(model, batch, device, progress)`` gives the loss to minimise, the CTC loss if
+    it is None; ``progress`` is the share of the training that is done. ``report(row)`` is called
+    after each pass. With ``checkpoint`` an interrupted training
     goes on from the last batch that was saved, and ends with the bits of an undisturbed one (on a
     CPU; a GPU's sums are not reproducible to the bit in the first place).
 
@@ -127,7 +130,10 @@ def fit(
             batch = store.batch(train.iloc[index], alphabet.encode)
             masked = spec_augment(batch.features, config, masks)
             batch = replace(batch, features=masked.to(device))
-            loss = ctc_loss(model, batch, device)
+            if objective is None:
+                loss = ctc_loss(model, batch, device)
+            else:
+                loss = objective(model, batch, device, schedule.last_epoch / steps)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"the training loss is {loss.item()} in pass {epoch}, utterances "
