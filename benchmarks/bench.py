@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -79,7 +80,7 @@ def main(parts: list[str]) -> None:
     if unknown:
         raise UserError(f"unknown part '{unknown[0]}': choose of {', '.join(PARTS)}")
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    experiment.base_model(load_settings("laptop"), seed=0)  # before any clock runs
+    experiment.base_models(replace(load_settings("laptop"), seeds=1))  # before any clock runs
     for part in parts:
         print(f"# {part}", flush=True)
         subprocess.run([sys.executable, __file__, "--part", part], check=True)

@@ -299,19 +299,23 @@ def _lstm_deltas(gates, last_first):
     def deltas(out, who, w_h):
         B, R, _, H = out.shape
         all_gates = _frames_of(out, 4 * H, w_h.dtype)
+        frames = _by_frame(all_gates).flatten(1, 2).unbind(0)  # T × [B·R, 4·H]
         exact = w_h.dtype == out.dtype  # else a frame's gates are computed and then rounded
         gates = all_gates if exact else _frames_of(out[:, :, :1], 4 * H, out.dtype)
-        gates = _by_frame(gates).unflatten(3, (4, H))
+        gates = _by_frame(gates)
         factors = [a[who].transpose(0, 1).contiguous() for a in (to_cell, f, by_cell, by_h)]
         carried_h, carried_c = (out.new_zeros(B, R, H) for _ in range(2))  # from the future
-        step, arrays = _lstm_step, (gates, _by_frame(out), carried_h, carried_c, *factors)
+        arrays = (gates.unflatten(3, (4, H)), _by_frame(out), carried_h, carried_c, *factors)
+        step = _lstm_step
         if out.device.type == "cpu":
             step, arrays = _lstm_step_compiled, [a.numpy() for a in arrays]
+        rounded, product = gates[0].flatten(0, 1), carried_h.flatten(0, 1)  # the same memory
         for t in last_first:
             step(t, t if exact else 0, *arrays)
-            if not exact:
-                all_gates[:, :, t] = gates[0].flatten(2)
-            carried_h.copy_(all_gates[:, :, t] @ w_h)
+            if exact:
+                torch.mm(frames[t], w_h, out=product)
+            else:
+                product.copy_(frames[t].copy_(rounded) @ w_h)
         return (all_gates,)
 
     return deltas
