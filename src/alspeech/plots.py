@@ -24,6 +24,9 @@ METHOD_STYLE = {
     "pctc": ("pCTC", "#009E73", "^", "-."),
     "egl": ("EGL", "#D55E00", "D", "-"),
     "egl_renormalised": ("EGL, renormalised", "#CC79A7", "v", "-"),
+    "least_confidence": ("least confidence", "#0072B2", "X", "--"),
+    "estimated_loss": ("estimated loss", "#56B4E9", "P", "-."),
+    "loss_prediction": ("predicted loss", "#882255", "*", "-"),
 }
 METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
 
