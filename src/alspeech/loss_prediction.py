@@ -63,8 +63,9 @@ def _joint_config(settings: Settings, variant: str, seed: int) -> dict:
 def joint_model(settings: Settings, variant: str, seed: int, look: bool = False) -> Path | None:
     """Train one seed's joint recogniser on the base set; with ``look`` only find it.
 
-    Folder: as :func:`alspeech.experiment.base_model`'s, and ``predicted.csv``: true losses of the
-    test utterances beside what predicts them.
+    Folder: as :func:`alspeech.experiment.base_model`'s; ``predicted.csv``, true losses of the test
+    utterances beside what predicts them; ``entropy.csv``, the pool's scores by a method that the
+    rounds do without and the rankings are held against.
     """
 
     def compute(folder: Path) -> None:
@@ -76,6 +77,8 @@ def joint_model(settings: Settings, variant: str, seed: int, look: bool = False)
         write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
         predicted = predictions(model, data, data.split("test"), seed)
         predicted.to_csv(folder / "predicted.csv", index=False)
+        entropy = score(model, data.store, data.split("pool"), "entropy")
+        entropy.to_csv(folder / "entropy.csv")
 
     config, name = _joint_config(settings, variant, seed), variant.replace(", λ = ", "-")
     name = f"{name.replace(' ', '-')}-seed{seed}"
@@ -336,7 +339,10 @@ def _scores(settings: Settings, data, cells: list) -> pd.DataFrame:
     """Scores of the whole pool by the joint model: those of the first round."""
     pool = data.split("pool")
     known = ["utt_id", *(c for c in ("kind", "duration", "text") if c in pool)]
-    tables = {seed: pool[known].set_index("utt_id") for seed in range(settings.seeds)}
+    tables = {}
+    for seed in range(settings.seeds):
+        entropy = _read(joint_model(settings, "joint", seed) / "entropy.csv").set_index("utt_id")
+        tables[seed] = pool[known].set_index("utt_id").join(entropy)
     for strategy in settings.loss_prediction.strategies:
         for (name, number, seed), folder in cells:
             if (name, number) == (strategy, 1):
