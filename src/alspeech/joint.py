@@ -14,6 +14,7 @@ for Active Learning, CVPR 2019), the decoder as a plain one of its kind.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,12 @@ from .training import autocast
 
 TARGETS = ("token", "utterance")  # the columns of what is predicted
 SMALLEST = 1e-3  # nats: losses below count as this much, their logarithms would tell of nothing
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In single precision at least: what autocast left in half is not summed so."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
 
 # ---------------------------------------------------------------- attention
 
@@ -56,9 +63,9 @@ class AttentionDecoder(nn.Module):
         padded, lengths = (x.to(encoded.device) for x in pad(labels))
         before = functional.pad(padded, (1, 0), value=BLANK)  # [B, U + 1]
         after = functional.pad(padded, (0, 1), value=BLANK)
-        with autocast(encoded.device):
+        with autocast(encoded.device) if self.training else nullcontext():
             logits = self(encoded, before)
-        each = functional.cross_entropy(logits.float().mT, after, reduction="none")
+        each = functional.cross_entropy(_wide(logits).mT, after, reduction="none")
         position = torch.arange(after.shape[1], device=after.device)
         return (each * (position <= lengths[:, None])).sum(dim=1)  # the end counts, too
 
@@ -86,8 +93,7 @@ class LossPredictor(nn.Module):
     def forward(self, taps: list[Tensor]) -> Tensor:
         """Tapped layers [B, T, D] → standardised logarithms of the losses, [B, 2] (``TARGETS``)."""
         pooled = [
-            layer(tap).relu().mean(dim=1).float()
-            for layer, tap in zip(self.taps, taps, strict=True)
+            _wide(layer(tap).relu().mean(dim=1)) for layer, tap in zip(self.taps, taps, strict=True)
         ]
         frames = taps[0].shape[1]
         length = pooled[0].new_full((len(pooled[0]), 1), math.log(frames) - 4)  # e⁴ = 55 frames
@@ -177,12 +183,12 @@ class JointRecogniser(nn.Module):
             encoded, x = x, layer(x)
             if isinstance(layer, (ToSequence, Bidirectional)):
                 taps.append(x)
-        return [*taps, x.float().log_softmax(-1)], encoded, x
+        return [*taps, x.log_softmax(-1)], encoded, x
 
     def losses(self, encoded: Tensor, logits: Tensor, labels, zero_infinity=False) -> Tensor:
         """α CTC + (1 − α) attention of one transcript each, in nats, [B]; CTC alone where there is
         no decoder. Infinite, or 0 with ``zero_infinity``, where CTC has no path."""
-        ctc = ctc_losses(logits.float().log_softmax(-1), labels, zero_infinity)
+        ctc = ctc_losses(_wide(logits).log_softmax(-1), labels, zero_infinity)
         if self.decoder is None:
             return ctc
         share = self.config.ctc_weight
