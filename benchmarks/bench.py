@@ -29,7 +29,7 @@ from alspeech.processes import keep_freed_memory
 
 K, REPEATS, UTTERANCES = 100, 5, 128
 OUTPUT = ROOT / "build" / "bench"
-PARTS = ("egl", "autograd", "beam", "training", "growth", "gpu")
+PARTS = ("egl", "autograd", "beam", "training", "loss_prediction", "growth", "gpu")
 
 
 def row(name: str, ours: float, theirs: float | None = None, unit: str = "ms an utterance") -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import sys
 import tempfile
 import warnings
@@ -25,11 +26,13 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from alspeech import querying
-from alspeech.config import TrainingConfig
+from alspeech.acquisition import ACQUISITIONS
+from alspeech.config import TrainingConfig, load_settings
 from alspeech.ctc import ctc_losses, labelings_gradients
 from alspeech.decoding import n_best
 from alspeech.features import Batch, FeatureStore
 from alspeech.gradients import Tape, expected_gradient_length, plain_egl
+from alspeech.joint import JointRecogniser
 from alspeech.model import Bidirectional, DeepSpeech2
 from alspeech.training import autocast
 
@@ -186,6 +189,23 @@ def training() -> dict:
     return {"rows": [row("training step, against packed sequences in fp32", ours, theirs)]}
 
 
+def loss_prediction() -> dict:
+    """A predicted loss against a forward pass of the recogniser that it predicts for."""
+    model, batches = pool_batches()
+    settings = load_settings("laptop")
+    torch.manual_seed(0)  # how long it takes does not depend on the weights
+    learner = JointRecogniser(
+        settings.model, settings.loss_prediction, model.layers[-1].out_features
+    ).eval()
+    size = sum(map(len, batches))
+    forward = lambda: [learner(b.features) for b in batches]  # noqa: E731
+    predict = lambda: [ACQUISITIONS["loss_prediction"](learner, b) for b in batches]  # noqa: E731
+    with torch.no_grad():
+        ratios = [median_ms(predict, size) / median_ms(forward, size) for _ in range(5)]
+    name = "loss prediction, in forward passes over the same utterances"
+    return {"rows": [row(name, statistics.median(ratios), unit="x")]}
+
+
 def growth() -> dict:
     """EGL over pools of 1 k, 10 k and 50 k utterances, features streamed from the disk."""
     import json
@@ -218,7 +238,6 @@ def growth_of(size: int) -> dict:
     import time
 
     from alspeech import experiment
-    from alspeech.config import load_settings
     from alspeech.processes import keep_freed_memory
 
     torch.set_num_threads(1)
@@ -275,8 +294,6 @@ def gpu() -> dict:
         return {"rows": []}
     model, batches = pool_batches()
     rows = egl_rows(model.cuda(), [b.to("cuda") for b in batches], "GPU, laptop model: ")[0]
-    from alspeech.config import load_settings
-
     torch.manual_seed(0)
     settings = load_settings("paper")
     paper = DeepSpeech2(settings.model, model.layers[-1].out_features).cuda().eval()

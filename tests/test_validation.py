@@ -223,7 +223,7 @@ def test_another_language_is_one_line_that_says_what_to_set_and_then_works(mine)
         mine.build()
     mine.records[0]["text"] = "打开 [笑]"
     manifest = mine.build(alphabet="learned")
-    alphabet = validation.read_alphabet(mine.out)
+    alphabet = text.read_alphabet(mine.out)
     assert alphabet.characters == " 开打灯" and len(alphabet) == 5
     assert alphabet.decode(alphabet.encode("打开 灯")) == "打开 灯"
     assert len(manifest) == 15 and mine.rejected.loc["u00", "detail"] == "[ ] 笑"
@@ -432,7 +432,7 @@ def librispeech(tmp_path_factory):
     validation.build(folder, found, settings, 1, folder / "people")
     manifest = corpora.read_manifest(folder / "manifest.jsonl")
     features.extract(folder, manifest, SMALL)
-    store, alphabet = features.FeatureStore(folder), validation.read_alphabet(folder)
+    store, alphabet = features.FeatureStore(folder), text.read_alphabet(folder)
     torch.manual_seed(0)
     model = DeepSpeech2(SMALL, len(alphabet)).eval()
     return experiment.Corpus(folder, manifest, store, alphabet), model

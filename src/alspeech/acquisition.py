@@ -24,6 +24,7 @@ from .ctc import labelings_gradients, labelings_log_p, pad
 from .decoding import n_best
 from .features import Batch
 from .gradients import Tape, expected_gradient_length
+from .joint import TARGETS, needs_predictor, targets
 
 # ---------------------------------------------------------------- mathematics
 
@@ -42,6 +43,12 @@ def path_ctc(log_p_best: Tensor, frames: int) -> Tensor:
     −log p(y* | x) / T   (Huang et al. 2016, § 2.2).
     """
     return -log_p_best / frames
+
+
+def least_confidence_of(log_p_best: Tensor, lengths: Tensor) -> Tensor:
+    """1 − p(ŷ | x)^(1/|ŷ|): one minus the likeliest labeling's probability a label; [B] and [B]
+    lengths → [B], between 0 and 1."""
+    return -torch.expm1(log_p_best / lengths.clamp_min(1))
 
 
 def expected_squared_norm(log_p: Tensor, squared_norms: Tensor, renormalise=False) -> Tensor:
@@ -73,6 +80,30 @@ def pctc(model, batch: Batch, beam: int = 100) -> Tensor:
     log_probs = _posteriors(model(batch.features), batch)
     best = n_best(log_probs, k=1, beam=beam)
     return path_ctc(best.log_p[:, 0], log_probs.shape[1])
+
+
+def least_confidence(model, batch: Batch, beam: int = 100) -> Tensor:
+    """One minus the probability, a label, of the most likely labeling."""
+    best = n_best(_posteriors(model(batch.features), batch), k=1, beam=beam)
+    return least_confidence_of(best.log_p[:, 0], best.lengths[:, 0])
+
+
+def estimated_loss(model, batch: Batch, beam: int = 100, target: str = "token") -> Tensor:
+    """The loss against the recogniser's own hypothesis (the most likely labeling) instead of the
+    transcript that nobody has written yet, in nats ``target`` "token" or "utterance"."""
+    log_probs = _posteriors(model(batch.features), batch)
+    best = n_best(log_probs, k=1, beam=beam)
+    labels = [best.labeling(b, 0) for b in range(len(batch))]
+    if hasattr(model, "true_losses"):  # CTC and attention, as it was trained
+        return model.true_losses(batch.features, labels)[:, TARGETS.index(target)]
+    return targets(-best.log_p[:, 0], labels).exp()[:, TARGETS.index(target)]
+
+
+def loss_prediction(model, batch: Batch, target: str = "token") -> Tensor:
+    """The loss that a jointly trained head predicts, nats a ``target``: no transcript, no decoding
+    (Luo et al. 2021). Raises ``UserError`` for a recogniser that has no such head."""
+    needs_predictor(model)
+    return model.predicted_losses(batch.features)[:, TARGETS.index(target)]
 
 
 def egl(
@@ -128,6 +159,9 @@ ACQUISITIONS = {
     "pctc": pctc,
     "egl": egl,
     "egl_renormalised": partial(egl, renormalise=True),
+    "least_confidence": least_confidence,
+    "estimated_loss": estimated_loss,
+    "loss_prediction": loss_prediction,
 }
 
 

@@ -41,7 +41,9 @@ class CorpusConfig:
     validation: int = 160
     test: int = 800
     seed: int = 0
-    # which of synthesis.DISTRIBUTIONS each split is drawn from (synthetic corpus only)
+    # synthetic corpus only: the language, en or cmn (Mandarin, which wants alphabet: learned), and
+    # which of synthesis.DISTRIBUTIONS each split is drawn from
+    language: str = "en"
     base_distribution: str = "mixed"
     pool_distribution: str = "mixed"
     validation_distribution: str = "mixed"
@@ -97,6 +99,24 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class LossPredictionConfig:
+    """The joint recogniser of joint.py, and what is asked of it (loss_prediction.py)."""
+
+    hybrid: bool = True  # an attention decoder beside the CTC head
+    ctc_weight: float = 0.3  # α: the share of CTC in a hybrid's loss
+    decoder: int = 128  # the decoder's hidden units
+    # the loss predictor: hidden units a tapped layer, its weight λ in the joint loss, its own loss
+    # (ranking | smooth_l1), from which share of a training on it leaves the encoder alone
+    predictor: int = 128
+    weight: float = 1.0
+    criterion: str = "ranking"
+    detach: float = 0.6
+    target: str = "token"  # what is predicted and estimated: the loss a token, or an utterance
+    strategies: tuple = ("random", "least_confidence", "estimated_loss", "loss_prediction", "egl")
+    rounds: tuple = (10, 20, 30)  # % of the pool that is queried after each round
+
+
+@dataclass(frozen=True)
 class Settings:
     """One run: a preset on a corpus."""
 
@@ -117,6 +137,7 @@ class Settings:
     build: CorpusConfig = field(default_factory=CorpusConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
 
     @property
     def run(self) -> str:
@@ -154,7 +175,12 @@ def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str =
         raise UserError(f"unknown corpus '{corpus}': choose one of {', '.join(CORPORA)}")
     file = ROOT / "configs" / f"{preset}.yaml"
     values = yaml.safe_load(file.read_text()) or {}
-    sections = {"build": CorpusConfig, "model": ModelConfig, "training": TrainingConfig}
+    sections = {
+        "build": CorpusConfig,
+        "model": ModelConfig,
+        "training": TrainingConfig,
+        "loss_prediction": LossPredictionConfig,
+    }
     parts = {
         name: _from_dict(kind, values.pop(name, {}), f"{file.name}: {name}")
         for name, kind in sections.items()
@@ -189,6 +215,15 @@ def _check(settings: Settings, where: str) -> None:
             raise UserError(
                 f"{where}: build: {split} is {getattr(build, split)}: at least one is needed"
             )
+    if build.language not in ("en", "cmn"):
+        raise UserError(f"{where}: build: unknown language '{build.language}': choose en or cmn")
+    if settings.corpus == "synthetic":
+        needed = "english" if build.language == "en" else "learned"
+        if build.alphabet != needed:
+            raise UserError(
+                f"{where}: build: alphabet {build.alphabet} with language {build.language}: "
+                f"the embedded corpus needs alphabet: {needed} there"
+            )
     if build.alphabet not in ("english", "learned"):
         raise UserError(
             f"{where}: build: unknown alphabet '{build.alphabet}': choose one of english, learned"
@@ -203,6 +238,29 @@ def _check(settings: Settings, where: str) -> None:
             raise UserError(
                 f"{where}: query percentage {percent} is outside (0, 100]: give a share of the pool"
             )
+    _check_loss_prediction(settings.loss_prediction, f"{where}: loss_prediction")
     for name in ("seeds", "labelings", "directions"):
         if getattr(settings, name) < 1:
             raise UserError(f"{where}: {name} is {getattr(settings, name)}: at least 1 is needed")
+
+
+def _check_loss_prediction(config: LossPredictionConfig, where: str) -> None:
+    for name, known in (
+        ("criterion", ("ranking", "smooth_l1")),
+        ("target", ("token", "utterance")),
+    ):
+        if getattr(config, name) not in known:
+            raise UserError(
+                f"{where}: unknown {name} '{getattr(config, name)}': choose one of "
+                f"{', '.join(known)}"
+            )
+    for name, high in (("ctc_weight", 1), ("detach", 1), ("weight", float("inf"))):
+        if not 0 <= getattr(config, name) <= high:
+            raise UserError(f"{where}: {name} is {getattr(config, name)}: it lies in [0, {high}]")
+    rounds = (0, *config.rounds)
+    if len(rounds) < 2 or any(a >= b for a, b in zip(rounds, rounds[1:], strict=False)):
+        raise UserError(
+            f"{where}: rounds {list(config.rounds)}: give rising percentages of the pool"
+        )
+    if rounds[-1] > 100:
+        raise UserError(f"{where}: rounds: {rounds[-1]} % is more than the pool")

@@ -50,7 +50,7 @@ from .store import (
     write_json,
     write_text,
 )
-from .text import ENGLISH, Alphabet
+from .text import ENGLISH, Alphabet, read_alphabet
 from .training import fit
 
 CELLS = ROOT / "build" / "cells"
@@ -109,7 +109,7 @@ def _corpus_config(settings: Settings) -> dict:
         corpora.check_data(settings.corpus, settings.data)
         files = sorted(map(str, Path(settings.data).rglob("*.wav")))
     files = readers.states(files)
-    return {**config, "data": fingerprint(files), "code": code("corpus", "synthesis")}
+    return {**config, "data": fingerprint(files), "code": code("corpus", "phrases", "synthesis")}
 
 
 def _features_config(settings: Settings) -> dict:
@@ -140,7 +140,7 @@ def prepare(settings: Settings) -> Corpus:
         lambda features: extract(features, manifest, settings.model),
         resume=True,
     )  # fmt: skip
-    return Corpus(folder, manifest, FeatureStore(features), validation.read_alphabet(folder))
+    return Corpus(folder, manifest, FeatureStore(features), read_alphabet(folder))
 
 
 def check(settings: Settings) -> str:
@@ -215,7 +215,7 @@ def _start(model: DeepSpeech2, settings: Settings, alphabet: Alphabet, seed: int
 
 def load_base(settings: Settings, seed: int) -> DeepSpeech2:
     """One seed's base model, in evaluation mode."""
-    alphabet = validation.read_alphabet(_corpus_folder(settings))
+    alphabet = read_alphabet(_corpus_folder(settings))
     model = DeepSpeech2(settings.model, len(alphabet))
     path = base_model(settings, seed) / "model.pt"
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -250,6 +250,7 @@ def _score_options(settings: Settings, strategy: str, seed: int) -> dict:
         "method": settings.egl_method,
         "directions": settings.directions,
         "beam": settings.labelings,
+        "target": settings.loss_prediction.target,
     }
     taken = inspect.signature(ACQUISITIONS[strategy]).parameters
     return {name: value for name, value in offered.items() if name in taken}

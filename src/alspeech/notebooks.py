@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import html
 import io
 import logging
 import math
 import os
+import statistics
 import time
 from pathlib import Path
 
@@ -92,6 +94,34 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
         columns = {"directions": "plain", "score": plain, "exact": exact[:1], "ms": ms}
         parts.append(pd.DataFrame(columns))
     return pd.DataFrame(torch.cat(left).numpy()), pd.concat(parts, ignore_index=True)
+
+
+def scoring_cost(model, batches, strategies, settings: Settings) -> pd.DataFrame:
+    """Milliseconds an utterance of the model's forward pass and of each strategy's score, and in
+    forward passes; the median of three times through the batches, on one thread."""
+    import torch
+
+    from .acquisition import ACQUISITIONS
+    from .experiment import _score_options
+
+    torch.set_num_threads(1)
+    calls = {"forward pass": lambda batch: model(batch.features)}
+    for name in strategies:
+        options = _score_options(settings, name, 0)
+        calls[name] = functools.partial(ACQUISITIONS[name], model, **options)
+    utterances, rows = sum(map(len, batches)), {}
+    with torch.no_grad():
+        for name, call in calls.items():
+            seconds = []
+            for _ in range(4):  # the first is a warm-up
+                begun = time.perf_counter()
+                for batch in batches:
+                    call(batch)
+                seconds.append(time.perf_counter() - begun)
+            rows[name] = {"ms an utterance": 1e3 * statistics.median(seconds[1:]) / utterances}
+    table = pd.DataFrame(rows).T
+    table["forward passes"] = table["ms an utterance"] / table["ms an utterance"].iloc[0]
+    return table
 
 
 def execute(notebook: str, settings: Settings) -> Path:

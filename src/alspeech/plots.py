@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy.stats import spearmanr
 
 from .statistics import interval
@@ -24,6 +25,9 @@ METHOD_STYLE = {
     "pctc": ("pCTC", "#009E73", "^", "-."),
     "egl": ("EGL", "#D55E00", "D", "-"),
     "egl_renormalised": ("EGL, renormalised", "#CC79A7", "v", "-"),
+    "least_confidence": ("least confidence", "#0072B2", "X", "--"),
+    "estimated_loss": ("estimated loss", "#56B4E9", "P", "-."),
+    "loss_prediction": ("predicted loss", "#882255", "*", "-"),
 }
 METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
 
@@ -64,6 +68,9 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
             at, mean, [mean - low, high - mean], label=label, color=colour, marker=marker,
             linestyle=line, capsize=2, elinewidth=0.8,
         )  # fmt: skip
+    if x == "query_percent":
+        percents = sorted(curves.loc[curves["strategy"].isin(present), x].unique())
+        ax.set(xticks=percents, xlim=(percents[0] - 3, percents[-1] + 3))
     right = ax.get_xlim()[1]
     for strategy, label in (("base", "base model"), ("all", "all of the pool")):
         value = curves.loc[curves["strategy"] == strategy, metric].mean()
@@ -102,6 +109,35 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
         xlim=(0, 1), ylim=(0, 1), aspect="equal",
     )  # fmt: skip
     ax.grid(False)
+    return ax
+
+
+def plot_predicted_loss(ax: Axes, table: pd.DataFrame, predictor: str) -> Axes:
+    """True loss a token against what a predictor says, a dot an utterance, coloured by kind.
+
+    ``table`` are one seed's rows of lp_predictions.csv; both axes are logarithmic.
+    """
+    shown = table[np.isfinite(table["true_token"])]
+    kinds = shown["kind"] if "kind" in shown else pd.Series("utterance", shown.index)
+    markers = "osD^vP*Xh"
+    for number, (kind, part) in enumerate(shown.groupby(kinds)):
+        ax.scatter(
+            part[predictor], part["true_token"], s=9, marker=markers[number % 9], alpha=0.6,
+            color=f"C{number}", linewidths=0, label=kind,
+        )  # fmt: skip
+    rho = spearmanr(shown[predictor], shown["true_token"])[0]
+    ax.text(
+        0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
+        fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
+    )  # fmt: skip
+    ax.set(
+        xscale="log", yscale="log", xlabel=f"{METHOD_STYLE[predictor][0]} (nats a token)",
+        ylabel="true loss (nats a token)",
+    )  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     return ax
 
 

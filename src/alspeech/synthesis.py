@@ -1,4 +1,5 @@
-"""The embedded corpus: household commands, digits, names and cities, spoken by espeak-ng.
+"""The embedded corpus: household commands, digits, names and cities (phrases.py), spoken by
+espeak-ng in English or Mandarin.
 
 Every utterance is drawn (who speaks, what, how fast, in how much noise of which colour) and
 everything drawn is a column of the manifest, so that a notebook can show *what* a method picks.
@@ -29,9 +30,11 @@ import soundfile
 from tqdm import tqdm
 
 from .config import CorpusConfig, UserError
-from .corpus import DIGITS, SAMPLE_RATE, resample, write_manifest
+from .corpus import SAMPLE_RATE, resample, write_manifest
+from .phrases import sentence
 from .processes import end_with_parent, interrupts_held
 from .store import write_bytes
+from .text import learn_alphabet, write_alphabet
 
 ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
 QUANTUM = 0.16  # seconds: durations are multiples of it, so that many utterances share a length
@@ -61,91 +64,6 @@ DISTRIBUTIONS = {
     "clean": Distribution(("en-us",), (25.0, 40.0), _SPEECH),
 }
 
-# ---------------------------------------------------------------- what is said
-
-# Most frequent first: words are drawn by Zipf's law, as words of real speech are, so that a pool is
-# full of what is known already and has a long tail of what is not.
-ROOMS = (
-    "kitchen bedroom bathroom garage hallway office cellar garden attic nursery library balcony "
-    "laundry studio pantry terrace"
-).split()
-DEVICES = (
-    "light heater fan radio television door window blind oven alarm camera kettle printer speaker "
-    "fridge projector toaster sprinkler vacuum shutter dishwasher thermostat"
-).split()
-ACTIONS = (
-    "turn on", "turn off", "switch on", "switch off", "check", "open", "close", "lock", "start",
-    "stop", "reset", "unlock", "dim", "pause", "repair", "disconnect",
-)  # fmt: skip
-NUMBERS = (
-    "ten twenty thirty fifteen five forty fifty twelve eleven sixty ninety eighteen seventy "
-    "thirteen eighty sixteen"
-).split()
-UNITS = "minutes seconds hours days weeks".split()
-MUSIC = (
-    "jazz rock opera folk techno blues reggae classical disco punk gospel swing ambient country"
-).split()
-DAYS = (
-    "today tomorrow monday friday saturday sunday tuesday wednesday thursday tonight christmas "
-    "easter"
-).split()
-CITIES = (
-    "london paris boston chicago dublin madrid oslo vienna tokyo sydney glasgow berlin lisbon "
-    "geneva toronto cairo warsaw athens denver havana helsinki istanbul kyoto lagos milan nairobi "
-    "prague quebec reykjavik seoul singapore venice zurich bangkok bristol manchester"
-).split()
-FIRST = (
-    "anna peter maria john susan david laura james emma thomas julia robert helen michael sophie "
-    "daniel olivia george charlotte philip victoria martin beatrice oscar penelope frederick "
-    "gwendolyn hector isabel quentin"
-).split()
-LAST = (
-    "smith miller brown walker baker cooper fisher turner clark mason harrison bennett griffin "
-    "whitfield carpenter douglas elliott fitzgerald hawkins jefferson kowalski lombardi mckenzie "
-    "nakamura obrien patterson rodriguez sullivan thompson vaughan"
-).split()
-FILLERS = ("um", "uh", "okay", "well", "uh huh", "right", "hmm", "oh okay")
-
-
-def _pick(rng: np.random.Generator, items) -> str:
-    return items[int(rng.integers(len(items)))]
-
-
-def _zipf(rng: np.random.Generator, items) -> str:
-    """Draw an item with a probability that falls as 1 / rank."""
-    weights = 1 / np.arange(1, len(items) + 1)
-    return items[int(rng.choice(len(items), p=weights / weights.sum()))]
-
-
-def sentence(kind: str, rng: np.random.Generator) -> str:
-    """Draw a transcript of one kind; the empty string for silence."""
-    pick = lambda items: _zipf(rng, items)  # noqa: E731
-    if kind == "silence":
-        return ""
-    if kind == "filler":
-        return pick(FILLERS)
-    if kind == "digits":
-        return " ".join(_pick(rng, DIGITS) for _ in range(int(rng.integers(3, 7))))
-    if kind == "name":
-        template = pick(("my name is {f} {l}", "call {f} {l} please", "this is {f} {l}",
-                         "send a message to {f}", "invite {f} and {g}"))  # fmt: skip
-        return template.format(f=pick(FIRST), l=pick(LAST), g=pick(FIRST))
-    if kind == "city":
-        template = pick(("what is the weather in {a}", "a ticket from {a} to {b}",
-                         "when is the next train to {a}", "fly to {a} on {d}",
-                         "how far is {a} from {b}"))  # fmt: skip
-        return template.format(a=pick(CITIES), b=pick(CITIES), d=pick(DAYS))
-    if kind == "command":
-        template = pick(("{x} the {r} {v}", "{x} the {v} in the {r}", "set a timer for {n} {u}",
-                         "set the {r} {v} to {n}", "play some {m} in the {r}", "please {x} the {v}",
-                         "wake me up on {d} at {h}"))  # fmt: skip
-        return template.format(
-            x=pick(ACTIONS), r=pick(ROOMS), v=pick(DEVICES), n=pick(NUMBERS), u=pick(UNITS),
-            m=pick(MUSIC), d=pick(DAYS), h=pick(DIGITS[1:]),
-        )  # fmt: skip
-    raise ValueError(f"unknown kind {kind!r}")
-
-
 # ---------------------------------------------------------------- who speaks, in what noise
 
 
@@ -169,7 +87,8 @@ def draw_manifest(config: CorpusConfig) -> pd.DataFrame:
         distribution = DISTRIBUTIONS[_known(getattr(config, f"{split}_distribution"))]
         split_voices = shares[max(number - 1, 0)]
         for i in range(getattr(config, split)):
-            rows.append(_draw_row(f"{split}-{i:05d}", split, distribution, split_voices, rng))
+            utt_id = f"{split}-{i:05d}"
+            rows.append(_draw_row(utt_id, split, config, distribution, split_voices, rng))
     return pd.DataFrame(rows)
 
 
@@ -179,9 +98,10 @@ def _known(name: str) -> str:
     return name
 
 
-def _draw_row(utt_id, split, distribution, voices, rng) -> dict:
+def _draw_row(utt_id, split, config, distribution, voices, rng) -> dict:
     kind = str(rng.choice(list(distribution.kinds), p=_normalised(distribution.kinds)))
-    accent, voice = _pick(rng, distribution.accents), _pick(rng, voices)
+    accents = distribution.accents if config.language == "en" else (config.language,)
+    accent, voice = (items[int(rng.integers(len(items)))] for items in (accents, voices))
     # a speaker is an accent with a voice; it has its own speed and pitch and varies a little
     speaker = np.random.default_rng(list(f"{accent}+{voice}".encode()))
     rate = int(speaker.integers(140, 200) + rng.integers(-10, 11))
@@ -190,7 +110,7 @@ def _draw_row(utt_id, split, distribution, voices, rng) -> dict:
     return {
         "utt_id": utt_id,
         "path": f"audio/{split}/{utt_id}.wav",
-        "text": sentence(kind, rng),
+        "text": sentence(kind, rng, config.language),
         "split": split,
         "kind": kind,
         "speaker": f"{accent}+{voice}",
@@ -359,4 +279,6 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
                     child.kill()
             raise
     manifest["duration"] = np.concatenate(durations)
+    if config.alphabet == "learned":
+        write_alphabet(folder, learn_alphabet(manifest["text"]))
     write_manifest(folder / "manifest.jsonl", manifest)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 
 BLANK = 0
 
@@ -51,6 +53,20 @@ class Alphabet:
 
 
 ENGLISH = Alphabet(" 'abcdefghijklmnopqrstuvwxyz")
+
+
+def write_alphabet(folder: Path, alphabet: Alphabet) -> None:
+    """Write ``folder/alphabet.json``."""
+    with open(folder / "alphabet.json", "w", encoding="utf-8") as file:
+        json.dump({"characters": alphabet.characters}, file, ensure_ascii=False)
+
+
+def read_alphabet(folder: Path) -> Alphabet:
+    """The alphabet of a corpus folder: English where it keeps none."""
+    path = Path(folder) / "alphabet.json"
+    if not path.exists():
+        return ENGLISH
+    return Alphabet(json.loads(path.read_text(encoding="utf-8"))["characters"])
 
 
 # ---------------------------------------------------------------- normalisation

@@ -7,7 +7,6 @@ hour is seen here in the first minutes: every audio file that the run will use i
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -26,7 +25,7 @@ from .features import input_frames
 from .model import output_frames
 from .readers import Found
 from .store import write_csv
-from .text import ENGLISH, Alphabet, learn_alphabet, normalise
+from .text import ENGLISH, Alphabet, learn_alphabet, normalise, write_alphabet
 
 # why an utterance is set aside, and what to do about it
 REASONS = {
@@ -216,8 +215,7 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
         write_csv(people / "rejected.csv", log.rejected())
         raise UserError(f"{error}; all that is set aside: {people / 'rejected.csv'}") from None
     write_manifest(folder / "manifest.jsonl", manifest)
-    with open(folder / "alphabet.json", "w", encoding="utf-8") as file:
-        json.dump({"characters": alphabet.characters}, file, ensure_ascii=False)
+    write_alphabet(folder, alphabet)
     log.report().to_csv(folder / "report.csv", index=False)
     log.rejected().to_csv(folder / "rejected.csv", index=False)
 
@@ -380,14 +378,6 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
 
 
 # ---------------------------------------------------------------- the report
-
-
-def read_alphabet(folder: Path) -> Alphabet:
-    """The alphabet of a corpus folder: English where it keeps none."""
-    path = Path(folder) / "alphabet.json"
-    if not path.exists():
-        return ENGLISH
-    return Alphabet(json.loads(path.read_text(encoding="utf-8"))["characters"])
 
 
 def report(folder: Path, manifest: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,247 @@
+"""A recogniser that predicts its own loss: CTC, attention and loss prediction on one encoder.
+
+Legend: B batch, T frames, D features, V symbols (0 = blank, start and end), U labels.
+
+After Luo, Wang, Cheng, Xiao: Loss Prediction, End-to-End Active Learning Approach For Speech
+Recognition (IJCNN 2021). From the paper: a hybrid recogniser whose CTC head and attention decoder
+share an encoder, and a third branch that predicts the loss. Its layers and weights could not be
+had, so these are reconstructed: the branch and its ranking loss from Yoo and Kweon (Learning Loss
+for Active Learning, CVPR 2019), the decoder as a plain one of its kind.
+
+    L = α CTC + (1 − α) attention + λ prediction
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import LossPredictionConfig, ModelConfig, UserError
+from .ctc import ctc_losses, pad
+from .model import Bidirectional, DeepSpeech2, ToSequence
+from .text import BLANK
+from .training import autocast
+
+TARGETS = ("token", "utterance")  # the columns of what is predicted
+SMALLEST = 1e-3  # nats: losses below count as this much, their logarithms would tell of nothing
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In single precision at least: what autocast left in half is not summed so."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+# ---------------------------------------------------------------- attention
+
+
+class AttentionDecoder(nn.Module):
+    """p(y | x) = Π_u p(y_u | y_<u, x), symbol by symbol, each with a look at all frames.
+
+    The blank, which no transcript contains, starts a transcript and ends it.
+    """
+
+    def __init__(self, inputs: int, hidden: int, symbols: int):
+        super().__init__()
+        self.embedding = nn.Embedding(symbols, hidden)
+        self.rnn = nn.LSTM(hidden, hidden, batch_first=True)
+        self.query = nn.Linear(hidden, inputs)
+        self.combine = nn.Linear(hidden + inputs, hidden)
+        self.output = nn.Linear(hidden, symbols)
+
+    def forward(self, encoded: Tensor, before: Tensor) -> Tensor:
+        """Encoded frames [B, T, D] and the symbols so far [B, U] → logits of the next [B, U, V]."""
+        states = self.rnn(self.embedding(before))[0]
+        context = functional.scaled_dot_product_attention(self.query(states), encoded, encoded)
+        return self.output(torch.tanh(self.combine(torch.cat([states, context], dim=-1))))
+
+    def losses(self, encoded: Tensor, labels) -> Tensor:
+        """−log p(y | x) in nats, [B], of one transcript each (B lists of symbol numbers)."""
+        padded, lengths = (x.to(encoded.device) for x in pad(labels))
+        before = functional.pad(padded, (1, 0), value=BLANK)  # [B, U + 1]
+        after = functional.pad(padded, (0, 1), value=BLANK)
+        with autocast(encoded.device) if self.training else nullcontext():
+            logits = self(encoded, before)
+        each = functional.cross_entropy(_wide(logits).mT, after, reduction="none")
+        position = torch.arange(after.shape[1], device=after.device)
+        return (each * (position <= lengths[:, None])).sum(dim=1)  # the end counts, too
+
+
+# ---------------------------------------------------------------- loss prediction
+
+
+class LossPredictor(nn.Module):
+    """From tapped layers of the encoder to the logarithm of the loss, standardised.
+
+    Each tap: Linear and ReLU a frame, then the mean over frames (all of them are the utterance's
+    own: a batch has one length). The taps together, and the logarithm of their length: Linear, for
+    the loss a token and the loss of the whole utterance.
+    """
+
+    def __init__(self, widths: list[int], hidden: int):
+        super().__init__()
+        self.taps = nn.ModuleList(nn.Linear(width, hidden) for width in widths)
+        self.output = nn.Linear(hidden * len(widths) + 1, len(TARGETS))
+        # of the logarithms of the training losses, a running mean and standard deviation
+        self.register_buffer("location", torch.zeros(len(TARGETS)))
+        self.register_buffer("scale", torch.ones(len(TARGETS)))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        """Tapped layers [B, T, D] → standardised logarithms of the losses, [B, 2] (``TARGETS``)."""
+        pooled = [
+            _wide(layer(tap).relu().mean(dim=1)) for layer, tap in zip(self.taps, taps, strict=True)
+        ]
+        frames = taps[0].shape[1]
+        length = pooled[0].new_full((len(pooled[0]), 1), math.log(frames) - 4)  # e⁴ = 55 frames
+        with torch.autocast(length.device.type, enabled=False):  # a bf16 of 2 has two decimals
+            return self.output(torch.cat([*pooled, length], dim=1))
+
+    @torch.no_grad()
+    def standardise(self, log_losses: Tensor, learn: bool) -> Tensor:
+        """[N, 2] by the running mean and deviation, to which these are added with ``learn``."""
+        if learn and len(log_losses) > 1:
+            # the mean of all batches at first, of the last hundred later
+            self.batches += 1
+            share = max(1 / self.batches.item(), 0.01)
+            self.location.lerp_(log_losses.mean(dim=0), share)
+            spread = (log_losses - self.location).square().mean(dim=0)
+            self.scale.copy_(self.scale.square().lerp(spread, share).sqrt().clamp_min(0.1))
+        return (log_losses - self.location) / self.scale
+
+    def nats(self, predicted: Tensor) -> Tensor:
+        """Standardised logarithms as losses in nats."""
+        return (predicted * self.scale + self.location).exp()
+
+
+def targets(losses: Tensor, labels) -> Tensor:
+    """Logarithms of the loss a token and of the loss, [B, 2]. A transcript has one token more
+    than it has labels: its end."""
+    tokens = torch.tensor([len(row) + 1 for row in labels], device=losses.device)
+    return torch.stack([losses / tokens, losses], dim=1).clamp_min(SMALLEST).log().detach()
+
+
+def ranking_loss(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Tensor:
+    """mean over pairs of max(0, ξ − sign(l_i − l_j) (l̂_i − l̂_j)): [N, …] → a number.
+
+    Pairs are the first half's members with the second half's (Yoo and Kweon 2019, Eq. 2); of an
+    odd number the last is left out. Raises ``ValueError`` where there is no pair.
+    """
+    pairs = len(predicted) // 2
+    if pairs == 0:
+        raise ValueError("a ranking needs at least two utterances")
+    apart = lambda x: x[:pairs] - x[pairs : 2 * pairs]  # noqa: E731
+    return (margin - apart(true).sign() * apart(predicted)).clamp_min(0).mean()
+
+
+def prediction_loss(predicted: Tensor, true: Tensor, criterion: str) -> Tensor:
+    """The loss of the loss predictor, of standardised logarithms [N, 2] both.
+
+    ``"smooth_l1"``, or ``"ranking"``; a single utterance makes no pair and falls back to the first.
+    """
+    if criterion == "ranking" and len(predicted) > 1:
+        return ranking_loss(predicted, true)
+    return functional.smooth_l1_loss(predicted, true)
+
+
+# ---------------------------------------------------------------- together
+
+
+class JointRecogniser(nn.Module):
+    """Deep Speech 2 with an attention decoder (where ``config.hybrid``) and a loss predictor.
+
+    As a recogniser it is its CTC branch; ``layers`` are those that gradients.py walks.
+    """
+
+    def __init__(self, model: ModelConfig, config: LossPredictionConfig, symbols: int):
+        super().__init__()
+        # first, so that its weights are those of a recogniser alone
+        self.recogniser = DeepSpeech2(model, symbols)
+        inputs = self.layers[-1].in_features
+        self.decoder = AttentionDecoder(inputs, config.decoder, symbols) if config.hybrid else None
+        tapped = [x for x in self.layers if isinstance(x, Bidirectional)]
+        widths = [tapped[0].rnn.input_size, *(x.rnn.hidden_size for x in tapped), symbols]
+        self.predictor = LossPredictor(widths, config.predictor)
+        self.config = config
+
+    @property
+    def layers(self) -> nn.Sequential:
+        return self.recogniser.layers
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, T, F] → the CTC branch's logits [B, T', V]."""
+        return self.recogniser(features)
+
+    def encode(self, features: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Tapped layers (the image's and every recurrent one's output, and the log posteriors), the
+        encoded frames [B, T', D] that the decoder attends to, and the logits [B, T', V]."""
+        x, taps = features[:, None], []
+        for layer in self.layers:
+            encoded, x = x, layer(x)
+            if isinstance(layer, (ToSequence, Bidirectional)):
+                taps.append(x)
+        return [*taps, x.log_softmax(-1)], encoded, x
+
+    def losses(self, encoded: Tensor, logits: Tensor, labels, zero_infinity=False) -> Tensor:
+        """α CTC + (1 − α) attention of one transcript each, in nats, [B]; CTC alone where there is
+        no decoder. Infinite, or 0 with ``zero_infinity``, where CTC has no path."""
+        ctc = ctc_losses(_wide(logits).log_softmax(-1), labels, zero_infinity)
+        if self.decoder is None:
+            return ctc
+        share = self.config.ctc_weight
+        return share * ctc + (1 - share) * self.decoder.losses(encoded, labels)
+
+    @torch.no_grad()
+    def true_losses(self, features: Tensor, labels) -> Tensor:
+        """:meth:`losses` of features [B, T, F] and their transcripts, a token and in all: [B, 2]
+        nats."""
+        _, encoded, logits = self.encode(features)
+        return targets(self.losses(encoded, logits, labels), labels).exp()
+
+    @torch.no_grad()
+    def predicted_losses(self, features: Tensor) -> Tensor:
+        """What the predictor thinks of it, without a transcript: [B, 2] nats."""
+        return self.predictor.nats(self.predictor(self.encode(features)[0]))
+
+
+def objective(model: JointRecogniser, batch, device, progress: float) -> Tensor:
+    """The joint loss of a batch, nats an utterance; for :func:`alspeech.training.fit`.
+
+    In the last part of the training, from ``config.detach`` on, the predictor goes on learning and
+    leaves the encoder alone. Transcripts that fit no path teach the predictor nothing. With λ = 0
+    it is the recogniser's loss and nothing else.
+    """
+    config = model.config
+    with autocast(device):
+        taps, encoded, logits = model.encode(batch.features)
+    losses = model.losses(encoded, logits, batch.labels, zero_infinity=True)
+    if config.weight == 0:
+        return losses.mean()
+    if progress >= config.detach:
+        taps = [tap.detach() for tap in taps]
+    fitting = torch.tensor([fits(row, logits.shape[1]) for row in batch.labels], device=device)
+    with autocast(device):
+        predicted = model.predictor(taps)[fitting]
+    if len(predicted) == 0:
+        return losses.mean()
+    true = targets(losses, batch.labels)[fitting]
+    true = model.predictor.standardise(true, learn=model.training)
+    return losses.mean() + config.weight * prediction_loss(predicted, true, config.criterion)
+
+
+def fits(labels: list[int], frames: int) -> bool:
+    """Whether CTC has a path for a transcript: a frame a label, and one between equal ones."""
+    repeats = sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+    return len(labels) + repeats <= frames
+
+
+def needs_predictor(model) -> None:
+    """Raise ``UserError`` for a recogniser that does not predict its loss."""
+    if not hasattr(model, "predicted_losses"):
+        raise UserError(
+            "strategy 'loss_prediction' needs a recogniser that predicts its loss: list it under "
+            "loss_prediction: strategies in the preset and run make loss-prediction"
+        )
