@@ -15,8 +15,9 @@ import pytest
 import soundfile
 import torch
 
-from alspeech.config import ModelConfig
+from alspeech.config import LossPredictionConfig, ModelConfig
 from alspeech.features import Batch
+from alspeech.joint import JointRecogniser
 from alspeech.model import DeepSpeech2
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,6 +48,13 @@ def tiny_model(cell: str = "lstm", dtype=torch.float64, symbols: int = SYMBOLS, 
             torch.nn.init.normal_(layer.weight, 1, 0.2)
             torch.nn.init.normal_(layer.bias, 0, 0.2)
     return model
+
+
+def tiny_joint(dtype=torch.float32, seed: int = 0, **options) -> JointRecogniser:
+    """A joint recogniser in evaluation mode; ``options`` of its loss_prediction section."""
+    torch.manual_seed(seed)
+    config = LossPredictionConfig(**{"decoder": 6, "predictor": 7, **options})
+    return JointRecogniser(TINY, config, SYMBOLS).to(dtype).eval()
 
 
 def tiny_batch(size: int = 3, frames: int = 16, dtype=torch.float64, seed: int = 1) -> Batch:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SYMBOLS, tiny_batch, tiny_model
+from conftest import SYMBOLS, tiny_batch, tiny_joint, tiny_model
 from test_decoding import all_labelings, posterior
 from test_gradients import ctc, squared_norm
 
@@ -78,9 +78,14 @@ def test_renormalised_egl_is_egl_divided_by_the_beam_mass():
     assert (mass < 0.99).all() and torch.allclose(plain / mass, renormalised)
 
 
+def model_for(name: str):
+    """A recogniser that the acquisition function can score with."""
+    return tiny_joint(torch.double) if name == "loss_prediction" else tiny_model()
+
+
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_a_score_is_unchanged_by_batch_mates(name):
-    model, batch = tiny_model(), tiny_batch(size=5)
+    model, batch = model_for(name), tiny_batch(size=5)
     together = ACQUISITIONS[name](model, batch)
     alone = [
         ACQUISITIONS[name](model, Batch(batch.utt_ids[b : b + 1], batch.features[b : b + 1])).item()
@@ -130,7 +135,7 @@ def test_a_transcript_that_does_not_fit_its_frames_is_named():
 
 @pytest.mark.parametrize("name", [name for name in ACQUISITIONS if name != "random"])
 def test_posteriors_that_are_not_numbers_name_the_utterance(name):
-    model, batch = tiny_model(), tiny_batch()
+    model, batch = model_for(name), tiny_batch()
     batch.features[1, 3, 2] = math.nan
     with pytest.raises(UserError, match="u1.*NaN"):
         ACQUISITIONS[name](model, batch)

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, SYMBOLS, TINY, alspeech, manifest_of, tiny_batch, tiny_model
+from conftest import (
+    REPOSITORY,
+    SYMBOLS,
+    TINY,
+    alspeech,
+    manifest_of,
+    tiny_batch,
+    tiny_joint,
+    tiny_model,
+)
 from test_notebooks import EXECUTE
 
 from alspeech import synthesis
@@ -41,13 +50,6 @@ from alspeech.text import Alphabet, read_alphabet
 from alspeech.training import fit
 
 LABELS = ([1, 2], [3], [])
-CONFIG = LossPredictionConfig(decoder=6, predictor=7)
-
-
-def joint(dtype=torch.float32, seed=0, **options) -> JointRecogniser:
-    torch.manual_seed(seed)
-    config = dataclasses.replace(CONFIG, **options)
-    return JointRecogniser(TINY, config, SYMBOLS).to(dtype).eval()
 
 
 def labelled(dtype=torch.float32):
@@ -126,12 +128,12 @@ def test_the_probabilities_of_all_short_transcripts_and_of_longer_ones_sum_to_on
 
 
 def test_the_joint_loss_is_the_weighted_sum_of_its_branches():
-    model, batch = joint(torch.double), labelled(torch.double)
+    model, batch = tiny_joint(torch.double), labelled(torch.double)
     _, encoded, logits = model.encode(batch.features)
     ctc = ctc_losses(model(batch.features).log_softmax(-1), LABELS)
     expected = 0.3 * ctc + 0.7 * model.decoder.losses(encoded, LABELS)
     assert torch.allclose(model.losses(encoded, logits, LABELS), expected)
-    alone = joint(torch.double, hybrid=False)
+    alone = tiny_joint(torch.double, hybrid=False)
     assert torch.allclose(alone.losses(*alone.encode(batch.features)[1:], LABELS), ctc)
     tokens = torch.tensor([3, 2, 1])
     true = model.true_losses(batch.features, LABELS)
@@ -142,7 +144,7 @@ def test_the_joint_loss_is_the_weighted_sum_of_its_branches():
 
 
 def gradients_of(progress: float, **options) -> dict:
-    model = joint(**options)
+    model = tiny_joint(**options)
     model.train()
     torch.manual_seed(1)
     objective(model, labelled(), torch.device("cpu"), progress).backward()
@@ -192,7 +194,7 @@ def test_without_weight_the_recogniser_is_bit_for_bit_that_of_plain_training():
         model = DeepSpeech2(TINY, SYMBOLS)
         if chosen:
             torch.manual_seed(7)
-            light = dataclasses.replace(CONFIG, weight=0.0, hybrid=False)
+            light = LossPredictionConfig(decoder=6, predictor=7, weight=0.0, hybrid=False)
             model = JointRecogniser(TINY, light, SYMBOLS)
         fit(model, store, train, train, alphabet, config,
             epochs=3, rate=1e-2, seed=1, objective=chosen)  # fmt: skip
@@ -202,7 +204,7 @@ def test_without_weight_the_recogniser_is_bit_for_bit_that_of_plain_training():
 
 
 def test_joint_training_lowers_both_losses():
-    model, batch = joint(), labelled()
+    model, batch = tiny_joint(), labelled()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     recognition, prediction = [], []
     for _ in range(30):
@@ -223,7 +225,7 @@ def test_joint_training_lowers_both_losses():
 
 def test_a_transcript_that_fits_no_path_teaches_the_predictor_nothing():
     assert fits([1, 1], 3) and not fits([1, 1], 2) and fits([], 1)
-    model, long = joint(), [1, 1, 1, 1, 1]
+    model, long = tiny_joint(), [1, 1, 1, 1, 1]
     frames = model(tiny_batch(dtype=torch.float32).features).shape[1]
     assert not fits(long, frames)
     batch = dataclasses.replace(labelled(), labels=([1], [2], long))
@@ -258,7 +260,7 @@ def test_estimated_loss_is_the_loss_against_the_recognisers_own_hypothesis(targe
     tokens = torch.tensor([len(row) + 1 for row in labels])
     expected = torch.stack([expected / tokens, expected], dim=1)[:, column]
     assert torch.allclose(estimated_loss(plain, batch, 50, target), expected)
-    model, batch = joint(torch.double), tiny_batch()
+    model, batch = tiny_joint(torch.double), tiny_batch()
     best = n_best(model(batch.features).log_softmax(-1), k=1, beam=50)
     labels = [best.labeling(b, 0) for b in range(len(batch))]
     expected = model.true_losses(batch.features, labels)[:, column]
@@ -266,7 +268,7 @@ def test_estimated_loss_is_the_loss_against_the_recognisers_own_hypothesis(targe
 
 
 def test_a_predicted_loss_does_not_depend_on_batch_mates_and_needs_a_predictor():
-    model, batch = joint(torch.double), tiny_batch()
+    model, batch = tiny_joint(torch.double), tiny_batch()
     together = loss_prediction(model, batch)
     for b in range(len(batch)):
         alone = dataclasses.replace(batch, features=batch.features[b : b + 1])
@@ -277,7 +279,7 @@ def test_a_predicted_loss_does_not_depend_on_batch_mates_and_needs_a_predictor()
 
 @pytest.mark.parametrize("name", sorted(ACQUISITIONS))
 def test_every_acquisition_function_scores_with_a_joint_recogniser(name):
-    assert ACQUISITIONS[name](joint(), tiny_batch(dtype=torch.float32)).isfinite().all()
+    assert ACQUISITIONS[name](tiny_joint(), tiny_batch(dtype=torch.float32)).isfinite().all()
 
 
 def test_quality_of_a_perfect_predictor_and_of_the_mean():

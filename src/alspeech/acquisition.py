@@ -103,7 +103,8 @@ def loss_prediction(model, batch: Batch, target: str = "token") -> Tensor:
     """The loss that a jointly trained head predicts, nats a ``target``: no transcript, no decoding
     (Luo et al. 2021). Raises ``UserError`` for a recogniser that has no such head."""
     needs_predictor(model)
-    return model.predicted_losses(batch.features)[:, TARGETS.index(target)]
+    _not_empty(batch)
+    return _numbers(model.predicted_losses(batch.features), batch)[:, TARGETS.index(target)]
 
 
 def egl(
@@ -142,15 +143,22 @@ def gradient_length(model, batch: Batch) -> Tensor:
 
 def _posteriors(logits: Tensor, batch: Batch) -> Tensor:
     """Frame log posteriors [B, T, V]; ``UserError`` where the batch is empty or they are NaN."""
+    _not_empty(batch)
+    return _numbers(logits.log_softmax(-1), batch)
+
+
+def _not_empty(batch: Batch) -> None:
     if len(batch) == 0:
         raise UserError("the batch is empty: there is nothing to score")
-    log_probs = logits.log_softmax(-1)
-    for b in log_probs.isnan().flatten(1).any(dim=1).nonzero()[:, 0]:
+
+
+def _numbers(outputs: Tensor, batch: Batch) -> Tensor:
+    for b in outputs.isnan().flatten(1).any(dim=1).nonzero()[:, 0]:
         raise UserError(
-            f"utterance {batch.utt_ids[b]}: the model's posteriors are NaN: check the recording "
+            f"utterance {batch.utt_ids[b]}: the model's outputs are NaN: check the recording "
             "and that the training converged"
         )
-    return log_probs
+    return outputs
 
 
 ACQUISITIONS = {
