@@ -362,6 +362,16 @@ def plateau(accuracies, patience: int, tolerance: float) -> int:
     return len(best) - 1
 
 
+def two_dimensions(X: np.ndarray) -> np.ndarray:
+    """A view [N, 2] of embeddings [N, D]: along their two directions of largest variance, each
+    turned so that its largest coefficient is positive."""
+    centred = X - X.mean(axis=0)
+    _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # smallest variance first
+    axes = axes[:, :-3:-1]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
+    return centred @ (axes * np.sign(largest))
+
+
 # ---------------------------------------------------------------- steps, kept in the store
 
 PART = 500  # clips a task of embedding
@@ -409,7 +419,7 @@ def embeddings_part(settings: Settings, encoder: str, part: int, look=False) -> 
 def embeddings(settings: Settings, encoder: str) -> list[Path]:
     """Every clip's embedding, computed if it is not there yet; the parts' folders, in order."""
     encoders.check_encoders([encoder])
-    if encoder == "recogniser":
+    if encoder.startswith("recogniser"):
         base = encoders.embedded(settings)
         in_parallel(experiment.base_model, base, [(0,)], "base model")
     table, _ = labelled_clips.read(settings)
@@ -526,6 +536,18 @@ def table1(runs: pd.DataFrame, encoder: str) -> pd.DataFrame:
 
 def _with_bounds(name: str, values) -> dict:
     return dict(zip((name, f"{name}_low", f"{name}_high"), interval(values), strict=True))
+
+
+def as_printed(table: pd.DataFrame, classes: dict) -> pd.DataFrame:
+    """:func:`table1` in the form of the paper's Table 1: a row a task, random and uncertainty
+    (smallest margin) in both modes; ``classes`` is each task's number of classes."""
+    mean = table.pivot_table("test", "task", ["mode", "strategy"], sort=False)
+    rows = {"dataset": list(mean.index), "classes": [classes[task] for task in mean.index]}
+    rows["all labels"] = mean[ALL, ALL].to_numpy()
+    for mode in MODES:
+        for strategy, name in ((RANDOM, RANDOM), ("margin", "uncertainty")):
+            rows[f"{mode}_{name}"] = mean[mode, strategy].to_numpy()
+    return pd.DataFrame(rows)
 
 
 def table2(runs: pd.DataFrame) -> pd.DataFrame:

@@ -112,7 +112,7 @@ class AloeConfig:
     # which of the corpus's tasks, and of encoders.ENCODERS; the first encoder is Figure 2's, the
     # others are compared with it
     tasks: tuple = ()  # empty: all
-    encoders: tuple = ("recogniser", "logmel")
+    encoders: tuple = ("recogniser", "recogniser_first", "recogniser_last", "logmel")
     weights: str = ""  # folder with the files of wav2vec2, hubert, wavlm; empty: fetched when used
     # the protocol
     strategies: tuple = (

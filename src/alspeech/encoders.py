@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,7 @@ from . import experiment
 from .config import Settings, UserError, load_settings
 from .corpus import read_audio
 from .features import FeatureExtractor, group_by_length
+from .model import SequenceNorm
 from .readers import states
 from .store import fingerprint
 
@@ -60,18 +62,26 @@ def embedded(settings: Settings) -> Settings:
     return load_settings(settings.start or settings.preset)
 
 
-def recogniser(settings: Settings) -> Encoder:
-    """What the base model (seed 0) of the embedded corpus hands its last layer: [B, 2 hidden]."""
+def recogniser(settings: Settings, layers=(0, -1)) -> Encoder:
+    """What some layers of the embedded corpus's base model (seed 0) read: [B, numbers].
+
+    The sequences that batch norm hands the recurrent layers and the last one are listed first to
+    last; of those named by ``layers``, mean and deviation over time. The first still has the voice
+    in it, the last hardly more than the words.
+    """
     model = experiment.load_base(embedded(settings), seed=0)
-    extract, body = FeatureExtractor(model.config), model.layers[:-1]
-    device = next(model.parameters()).device
+    extract, device = FeatureExtractor(model.config), next(model.parameters()).device
 
     @torch.no_grad()
-    def encode(clips: list) -> Tensor:
-        features = [extract(clip, RATE) for clip in clips]  # [T, F] each
-        return by_length(features, lambda batch: statistics(body(batch[:, None].to(device))).cpu())
+    def encode_batch(features: Tensor) -> Tensor:  # [B, T, F]
+        x, read = features[:, None].to(device), []
+        for layer in model.layers[:-1]:
+            x = layer(x)
+            if isinstance(layer, SequenceNorm):
+                read.append(x)
+        return torch.cat([statistics(read[at]) for at in layers], dim=-1).cpu()
 
-    return encode
+    return lambda clips: by_length([extract(clip, RATE) for clip in clips], encode_batch)
 
 
 def log_mel(settings: Settings) -> Encoder:
@@ -146,6 +156,8 @@ def layers_of(model: torch.nn.Module) -> Encoder:
 
 ENCODERS: dict[str, Callable[[Settings], Encoder]] = {
     "recogniser": recogniser,
+    "recogniser_first": partial(recogniser, layers=(0,)),
+    "recogniser_last": partial(recogniser, layers=(-1,)),
     "logmel": log_mel,
     **{name: pretrained(name) for name in PRETRAINED},
 }
@@ -160,7 +172,7 @@ def check_encoders(names) -> None:
 
 def identity(settings: Settings, name: str) -> dict:
     """What an encoder's embeddings depend on beside its code."""
-    if name == "recogniser":
+    if name.startswith("recogniser"):
         return {"base": fingerprint(experiment._base_config(embedded(settings), 0))}
     if name in PRETRAINED and settings.aloe.weights:
         return {"weights": list(states([str(weights_file(settings, name))]).values())}
