@@ -321,7 +321,7 @@ def aloe() -> dict:
     rng = np.random.default_rng(0)
     for count in (50, 330, 630):
         sets = [rng.permutation(data.pool)[:count] for _ in range(12)]
-        arguments = lambda sets: (data.X, data.y, C, sets, range(len(sets)), 1, config)  # noqa: B023, E731
+        arguments = lambda sets: (data.X, data.y, C, sets, range(len(sets)), 1, config)  # noqa: E731
         ours = median_ms(lambda: aloe_system.train(*arguments(sets)), 12)  # noqa: B023
         theirs = median_ms(lambda: plain_train(*arguments(sets[:1])), 1, 3)  # noqa: B023
         name = f"ALOE: a fresh classifier, {count} labels, nn.Linear + Adam"
