@@ -446,7 +446,9 @@ def test_any_function_of_a_clip_is_an_encoder_and_nan_names_clip_and_encoder(tmp
     part = rows.assign(offset=0.1, duration=[0.05, 0.01])
     with pytest.raises(UserError, match="clip c1: 10 ms is too short for an encoder, 25 ms"):
         encoders.embed(part, encode, "mine")
-    with pytest.raises(UserError, match="unknown encoder 'ears': choose one of recogniser, logmel"):
+    with pytest.raises(
+        UserError, match="unknown encoder 'ears': choose one of recogniser, .*logmel"
+    ):
         encoders.check_encoders(["ears"])
 
 

@@ -261,9 +261,10 @@ def accuracy_figure(curves: pd.DataFrame, strategies: list[str], band: bool = Tr
     return figure
 
 
-def plot_embedding(ax: Axes, points, labels, steps, classes) -> Axes:
-    """A two-dimensional view ``points`` [P, 2] of the pool: small letters are classes, larger dots
-    the labelled clips, the darker the later their ``steps`` (NaN: never; 0: the seed set)."""
+def plot_embedding(ax: Axes, points, labels, steps, classes):
+    """A two-dimensional view ``points`` [P, 2] of the pool: colours are classes, named where their
+    middle is, crosses the seed set (``steps`` 0), circles the clips labelled later, the darker the
+    later (NaN: never). Returns the circles, for a colour bar."""
     points, steps = np.asarray(points), np.asarray(steps, dtype=float)
     colours = sns.color_palette("Set2", len(classes))
     for c, name in enumerate(classes):
@@ -279,6 +280,5 @@ def plot_embedding(ax: Axes, points, labels, steps, classes) -> Axes:
         *points[later].T, s=12, c=steps[later], cmap="Greys", edgecolor="black", linewidths=0.4,
         zorder=3, vmin=0,
     )  # fmt: skip
-    ax.figure.colorbar(dots, ax=ax, label="step", shrink=0.8)
     ax.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
-    return ax
+    return dots
