@@ -6,7 +6,7 @@ Every part runs in a process of its own, on one thread, warmed up, both sides of
 inputs and in the same process; times are medians of REPEATS. The inputs are the laptop preset's
 pool and its first base model, which are made if they are not there yet (two minutes).
 
-    python benchmarks/bench.py [PART …]     parts: egl autograd beam training growth gpu
+    python benchmarks/bench.py [PART …]     parts: egl autograd beam training growth gpu aloe
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from alspeech.processes import keep_freed_memory
 
 K, REPEATS, UTTERANCES = 100, 5, 128
 OUTPUT = ROOT / "build" / "bench"
-PARTS = ("egl", "autograd", "beam", "training", "loss_prediction", "growth", "gpu")
+PARTS = ("egl", "autograd", "beam", "training", "loss_prediction", "aloe", "growth", "gpu")
 
 
 def row(name: str, ours: float, theirs: float | None = None, unit: str = "ms an utterance") -> dict:

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from rivals import (
 from scipy.stats import spearmanr
 from torch import nn
 
+from alspeech import aloe as aloe_system
 from alspeech import querying
 from alspeech.acquisition import ACQUISITIONS
 from alspeech.config import TrainingConfig, load_settings
@@ -34,6 +36,7 @@ from alspeech.features import Batch, FeatureStore
 from alspeech.gradients import Tape, expected_gradient_length, plain_egl
 from alspeech.joint import JointRecogniser
 from alspeech.model import Bidirectional, DeepSpeech2
+from alspeech.statistics import interval
 from alspeech.training import autocast
 
 DIRECTIONS = (1, 2, 3, 4, 5, 6, 8)
@@ -301,3 +304,63 @@ def gpu() -> dict:
     seconds = torch.randn(8, 400, settings.model.bins, generator=generator).cuda()  # four seconds
     batch = Batch(tuple("abcdefgh"), seconds, tuple([1, 2, 3] * 10 for _ in range(8)))
     return {"rows": rows + egl_rows(paper, [batch], "GPU, paper model: ")[0]}
+
+
+# ---------------------------------------------------------------- few labels on a frozen encoder
+
+
+def plain_train(X, y, classes, labelled, runs, step, config):
+    """What aloe.train does, the plain way: one nn.Linear and one Adam a learner, initial weights
+    and order of its own."""
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    weights, biases = [], []
+    for rows, run in zip(labelled, runs, strict=True):
+        torch.manual_seed(1000 * run + step)
+        layer, rows = nn.Linear(X.shape[1], classes), torch.as_tensor(rows)
+        adam = torch.optim.Adam(layer.parameters(), lr=config.rate)
+        for _ in range(config.epochs):
+            for batch in rows[torch.randperm(len(rows))].split(config.batch):
+                adam.zero_grad()
+                nn.functional.cross_entropy(layer(X[batch]), y[batch]).backward()
+                adam.step()
+        weights.append(layer.weight.detach().numpy())
+        biases.append(layer.bias.detach().numpy())
+    return np.stack(weights), np.stack(biases)
+
+
+def aloe() -> dict:
+    """The stacked classifiers against one nn.Linear a learner; both on one task's embeddings."""
+    settings = load_settings("laptop")
+    encoder, config = settings.aloe.encoders[0], settings.aloe
+    aloe_system.embeddings(settings, encoder)
+    task, data = aloe_system.load(settings, "voice_kind", encoder)
+    C, rows = len(task.classes), []
+    rng = np.random.default_rng(0)
+    for count in (50, 330, 630):
+        sets = [rng.permutation(data.pool)[:count] for _ in range(12)]
+        arguments = lambda sets: (data.X, data.y, C, sets, range(len(sets)), 1, config)  # noqa: E731
+        ours = median_ms(lambda: aloe_system.train(*arguments(sets)), 12)  # noqa: B023
+        theirs = median_ms(lambda: plain_train(*arguments(sets[:1])), 1, 3)  # noqa: B023
+        name = f"ALOE: a fresh classifier, {count} labels, nn.Linear + Adam"
+        rows.append(row(name, ours, theirs, "ms a classifier"))
+    # the whole protocol, scores of the pool and all: Figure 3's strategies, both modes, one run
+    short = replace(config, steps=10)
+    protocol = lambda runs, names: aloe_system.simulate(  # noqa: E731
+        data, runs, names, aloe_system.MODES, short
+    )[0]
+    names = ("random", "margin", "largest_margin", "least_confidence", "entropy", "norm")
+    ours = median_ms(lambda: protocol([0], names), 1)
+    with mock.patch.object(aloe_system, "train", plain_train):
+        theirs = median_ms(lambda: protocol([0], names), 1, 1)
+    rows.append(row("ALOE: 10 steps of 6 strategies, both modes", ours, theirs, "ms a run"))
+    ends = []
+    for train in (aloe_system.train, plain_train):
+        with mock.patch.object(aloe_system, "train", train):
+            curves = protocol(range(10), ("random",))
+        last = curves[(curves["step"] == short.steps) & (curves["mode"] == "aware")]
+        ends.append(last.sort_values("run")["test"].to_numpy())
+    mean, low, high = interval(ends[0] - ends[1])
+    rows.append(row("... test accuracy after them, random, 10 runs", *map(np.mean, ends), "%"))
+    rows.append(row("... their difference, low end of the 95 % interval", low, None, "points"))
+    rows.append(row("... their difference, high end", high, None, "points"))
+    return {"rows": rows}

@@ -25,7 +25,12 @@ CORPORA = {  # what DATA is
     "CORPUS=librispeech SUBSET=train-clean-100",
     "speechcommands": "the folder that holds the words' folders; get it by make data "
     "CORPUS=speechcommands",
+    "esc10": "the folder of ESC-50 (meta/esc50.csv, audio/), or one with a labels.csv that has the "
+    "columns path, label, fold; from https://github.com/karolpiczak/ESC-50",
+    "vocalsound": "the folder that holds audio_16k/ and meta/; from "
+    "https://github.com/YuanGongND/vocalsound",
 }
+LABELLED = ("esc10", "vocalsound")  # sounds: clips with labels and no transcripts, for aloe only
 
 
 class UserError(Exception):
@@ -117,6 +122,36 @@ class LossPredictionConfig:
 
 
 @dataclass(frozen=True)
+class AloeConfig:
+    """Few labels on a frozen encoder (aloe.py); the defaults are Lee, Saeed and Bertozzi's."""
+
+    # clips at most in each split: what is spoken of the embedded corpus, what is read of others
+    pool: int = 4000
+    validation: int = 600
+    test: int = 1500
+    # which of the corpus's tasks, and of encoders.ENCODERS; the first encoder is Figure 2's, the
+    # others are compared with it
+    tasks: tuple = ()  # empty: all
+    encoders: tuple = ("recogniser", "recogniser_first", "recogniser_last", "logmel")
+    weights: str = ""  # folder with the files of wav2vec2, hubert, wavlm; empty: fetched when used
+    # the protocol
+    strategies: tuple = (
+        "random", "margin", "largest_margin", "least_confidence", "entropy", "norm",
+        "margin_logits", "least_confidence_logits",
+    )  # fmt: skip
+    runs: int = 10
+    steps: int = 100
+    seed_clips: int = 5  # of each class, labelled before the first step
+    # the linear classifier, trained anew at every step
+    epochs: int = 100
+    batch: int = 32
+    rate: float = 1e-3
+    # when to stop: validation accuracy has not risen by so many points in so many steps
+    patience: int = 10
+    plateau: float = 0.5
+
+
+@dataclass(frozen=True)
 class Settings:
     """One run: a preset on a corpus."""
 
@@ -138,6 +173,7 @@ class Settings:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
+    aloe: AloeConfig = field(default_factory=AloeConfig)
 
     @property
     def run(self) -> str:
@@ -180,6 +216,7 @@ def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str =
         "model": ModelConfig,
         "training": TrainingConfig,
         "loss_prediction": LossPredictionConfig,
+        "aloe": AloeConfig,
     }
     parts = {
         name: _from_dict(kind, values.pop(name, {}), f"{file.name}: {name}")
@@ -242,6 +279,12 @@ def _check(settings: Settings, where: str) -> None:
     for name in ("seeds", "labelings", "directions"):
         if getattr(settings, name) < 1:
             raise UserError(f"{where}: {name} is {getattr(settings, name)}: at least 1 is needed")
+    aloe = settings.aloe
+    for name in ("pool", "validation", "test", "runs", "steps", "seed_clips", "epochs", "batch"):
+        if getattr(aloe, name) < 1:
+            raise UserError(f"{where}: aloe: {name} is {getattr(aloe, name)}: at least 1 is needed")
+    if not aloe.encoders or "random" not in aloe.strategies:
+        raise UserError(f"{where}: aloe: name at least one of encoders, and random of strategies")
 
 
 def _check_loss_prediction(config: LossPredictionConfig, where: str) -> None:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from . import corpus as corpora
 from . import readers, synthesis, validation
 from .acquisition import ACQUISITIONS, check_strategies
-from .config import ROOT, Settings, UserError, as_dict, load_settings
+from .config import LABELLED, ROOT, Settings, UserError, as_dict, load_settings
 from .features import FeatureStore, extract
 from .metrics import evaluate, summarise
 from .model import DeepSpeech2
@@ -93,6 +93,10 @@ def _build(folder: Path, settings: Settings) -> None:
 
 @functools.lru_cache  # a real corpus has thousands of files to look at
 def _corpus_config(settings: Settings) -> dict:
+    if settings.corpus in LABELLED:
+        raise UserError(
+            f"CORPUS={settings.corpus} has labels but no transcripts: use it with make aloe"
+        )
     config = {"corpus": settings.corpus, "build": as_dict(settings.build)}
     if settings.corpus in readers.READERS:
         model = as_dict(settings.model)

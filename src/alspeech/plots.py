@@ -25,9 +25,15 @@ METHOD_STYLE = {
     "pctc": ("pCTC", "#009E73", "^", "-."),
     "egl": ("EGL", "#D55E00", "D", "-"),
     "egl_renormalised": ("EGL, renormalised", "#CC79A7", "v", "-"),
-    "least_confidence": ("least confidence", "#0072B2", "X", "--"),
+    "least_confidence": ("least confidence", "#009E73", "^", "-."),
     "estimated_loss": ("estimated loss", "#56B4E9", "P", "-."),
     "loss_prediction": ("predicted loss", "#882255", "*", "-"),
+    "margin": ("smallest margin", "#D55E00", "D", "-"),
+    "largest_margin": ("largest margin", "#CC79A7", "v", "--"),
+    "norm": ("norm", "#E69F00", "P", (0, (5, 1))),
+    "margin_logits": ("smallest margin, logits", "#D55E00", "d", (0, (1, 1))),
+    "least_confidence_logits": ("least confidence, logits", "#009E73", "<", (0, (1, 1))),
+    "largest_margin_logits": ("largest margin, logits", "#CC79A7", ">", (0, (1, 1))),
 }
 METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
 
@@ -246,3 +252,68 @@ def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
     ax.legend(ncol=3, loc="lower left", bbox_to_anchor=(0, 1))
     ax.grid(False)
     return ax
+
+
+def plot_accuracy(ax: Axes, curves: pd.DataFrame, band: bool = True) -> Axes:
+    """Validation accuracy by acquisition step, a line a strategy: the mean over runs and, with
+    ``band``, its 95 % interval. ``curves`` are one task's, encoder's and mode's rows of
+    aloe.simulate(); those of strategy ``all`` are a dashed line."""
+    present = [name for name in METHOD_STYLE if name in set(curves["strategy"])]
+    for at, strategy in enumerate(present):
+        label, colour, marker, line = METHOD_STYLE[strategy]
+        part = curves[curves["strategy"] == strategy].groupby("step")["validation"]
+        mean, low, high = np.array([interval(values) for _, values in part]).T
+        steps = np.array(sorted(part.groups))
+        every = max(1, len(steps) // 8)
+        ax.plot(
+            steps, mean, label=label, color=colour, linestyle=line, linewidth=1.1, marker=marker,
+            markersize=3.2, markevery=(at * every // max(1, len(present)), every),
+        )  # fmt: skip
+        if band:
+            ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    bound = curves.loc[curves["strategy"] == "all", "validation"].mean()
+    ax.axhline(bound, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
+    ax.set(xlabel="acquisition step", ylabel="validation accuracy (%)")
+    return ax
+
+
+def accuracy_figure(curves: pd.DataFrame, strategies: list[str], band: bool = True):
+    """A figure with a panel of :func:`plot_accuracy` for each task (across) and mode (down)."""
+    tasks, modes = curves["task"].unique(), [m for m in curves["mode"].unique() if m != "all"]
+    figure, axes = plt.subplots(
+        len(modes), len(tasks), figsize=(2.2 * max(2, len(tasks)), 2.1 * len(modes)), sharex=True,
+        squeeze=False,
+    )  # fmt: skip
+    for (row, column), ax in np.ndenumerate(axes):
+        part = curves[curves["task"] == tasks[column]]
+        part = part[part["mode"].isin([modes[row], "all"])]
+        plot_accuracy(ax, part[part["strategy"].isin([*strategies, "all"])], band)
+        ax.set(title=f"{tasks[column]}, class-{modes[row]}", xlabel="", ylabel="")
+    figure.supxlabel("acquisition step", fontsize=9)
+    figure.supylabel("validation accuracy (%)", fontsize=9)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    return figure
+
+
+def plot_embedding(ax: Axes, points, labels, steps, classes):
+    """A two-dimensional view ``points`` [P, 2] of the pool: colours are classes, named where their
+    middle is, crosses the seed set (``steps`` 0), circles the clips labelled later, the darker the
+    later (NaN: never). Returns the circles, for a colour bar."""
+    points, steps = np.asarray(points), np.asarray(steps, dtype=float)
+    colours = sns.color_palette("Set2", len(classes))
+    for c, name in enumerate(classes):
+        own = np.asarray(labels) == c
+        ax.scatter(*points[own].T, s=4, color=[colours[c]], linewidths=0, zorder=1)
+        ax.annotate(
+            name, np.median(points[own], axis=0), fontsize=6, ha="center", zorder=4,
+            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
+    seed, later = steps == 0, steps > 0
+    ax.scatter(*points[seed].T, s=14, marker="x", color="black", linewidths=0.8, zorder=2)
+    dots = ax.scatter(
+        *points[later].T, s=12, c=steps[later], cmap="Greys", edgecolor="black", linewidths=0.4,
+        zorder=3, vmin=0,
+    )  # fmt: skip
+    ax.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
+    return dots

@@ -1,0 +1,347 @@
+"""Labelled clips: what a task of ALOE (aloe.py) chooses from.
+
+A table of clips has a row a clip: ``clip_id`` (unique), ``path``, ``offset`` and ``duration``
+(seconds), ``split`` (pool, validation, test; None where the corpus does not say), ``speaker``, and
+a column of labels for each task, NaN where a clip takes no part in it. Transcripts are not needed.
+
+Labels are read from the corpora that readers.py and corpus.py read, and from two collections of
+sounds, ESC-10 and VocalSound. The embedded corpus gives three tasks: which accent, which kind of
+voice, which first word.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+
+from . import corpus as corpora
+from . import readers, synthesis
+from .config import CORPORA, ROOT, Settings, UserError, as_dict
+from .processes import cores
+from .store import code, stored
+
+SPLITS = ("pool", "validation", "test")
+SHARES = (0.6, 0.15, 0.25)  # of a task that is divided by us
+KEYS = ("clip_id", "path", "offset", "duration", "split", "speaker")
+# columns of a list of your own (CORPUS=jsonl) that are tasks
+LABELS = ("label", "keyword", "digit", "accent", "emotion", "language", "kind", "speaker")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A closed set of classes and the clips that have one of them.
+
+    ``clips`` has the columns above and ``label``, the class's number; ``notes`` say in words what
+    was done on the way.
+    """
+
+    name: str
+    classes: tuple
+    clips: pd.DataFrame
+    notes: tuple = ()
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of a split's clips."""
+        return np.flatnonzero(self.clips["split"] == split)
+
+
+# ---------------------------------------------------------------- the embedded corpus
+
+KEYWORDS = 10  # the most frequent first words; the rest is "(other)", as in Speech Commands
+
+
+def read_synthetic(settings: Settings) -> pd.DataFrame:
+    """Accent, kind of voice and first word of utterances spoken for this purpose."""
+    sizes = {name: getattr(settings.aloe, name) for name in SPLITS}
+    build = replace(settings.build, base=0, **sizes)
+    config = {"corpus": "synthetic", "build": as_dict(build), "code": code("corpus", "synthesis")}
+    folder = stored(
+        ROOT / "data", "synthetic-clips", config,
+        lambda folder: synthesis.build(folder, build, cores()), resume=True,
+    )  # fmt: skip
+    table = corpora.read_manifest(folder / "manifest.jsonl")
+    speech = table["kind"] != "silence"
+    files = Path(synthesis._espeak_paths()[1]) / "voices" / "!v"
+    kinds = {
+        voice: voice_kind((files / voice).read_text(errors="replace"))
+        for voice in table["voice"].unique()
+    }
+    words = table["text"].str.split().str[0]
+    known = words[table["split"] == "pool"].value_counts().index[:KEYWORDS]
+    return table.assign(
+        clip_id=table["utt_id"],
+        accent=table["accent"].where(speech),
+        voice_kind=table["voice"].map(kinds).where(speech),
+        keyword=words.where(words.isin(known), "(other)").where(speech, "(silence)"),
+    )
+
+
+def voice_kind(lines: str) -> str:
+    """How a voice variant of espeak-ng sounds, by the parameters in its file."""
+    found = re.findall(r"^(\w+)[ \t]+(.*?)\s*$", lines, flags=re.MULTILINE)
+    first = {name: values.split() for name, values in found if values}
+    number = lambda name, at=0: float(first[name][at]) if name in first else 0.0  # noqa: E731
+    if number("breath") >= 50:
+        return "whisper"  # breath louder than voice
+    if "echo" in first and number("echo", 1) >= 500:
+        return "robot"
+    if "klatt" in first:
+        return "formant"  # Klatt's formant synthesiser instead of recorded spectra
+    if number("flutter") >= 12:
+        return "croak"
+    return "female" if first.get("gender", [""])[0] == "female" else "male"
+
+
+# ---------------------------------------------------------------- recorded corpora
+
+
+def read_fsdd(settings: Settings) -> pd.DataFrame:
+    """Which digit, which of six speakers: recordings 0-4 are the test, as is official."""
+    table = corpora._fsdd_recordings(settings.data)
+    table["split"] = pd.cut(table["index"], [-1, 4, 9, 999], labels=["test", "validation", "pool"])
+    stems = [Path(path).stem for path in table["path"]]
+    return table.assign(clip_id=stems, digit=table["digit"].astype(str))
+
+
+COMMANDS = "yes no up down left right on off stop go".split()
+
+
+def read_speechcommands(settings: Settings) -> pd.DataFrame:
+    """All words, and the official twelve classes: ten commands, "(unknown)" and "(silence)"."""
+    table = readers.read("speechcommands", settings.data).rows
+    table = table.assign(clip_id=table["utt_id"], word=table["text"])
+    table["split"] = table["split"].fillna("pool")
+    other = ~table["word"].isin(COMMANDS)
+    table["command"] = table["word"].where(~other, "(unknown)")
+    # of 25 other words as many clips as of one command
+    table.loc[other & (np.cumsum(other) % max(1, table["word"].nunique() - 10) > 0), "command"] = (
+        None
+    )
+    noise = []
+    for path in sorted(Path(table["path"].iloc[0]).parents[1].glob("_background_noise_/*.wav")):
+        seconds = int(soundfile.info(path).duration)
+        for at in range(seconds):  # one-second clips; no second is in two splits
+            split = SPLITS[np.searchsorted(np.cumsum(SHARES), at / seconds, side="right")]
+            noise.append({"clip_id": f"{path.stem}@{at}", "path": str(path), "offset": float(at),
+                          "duration": 1.0, "split": split, "command": "(silence)"})  # fmt: skip
+    return pd.concat([table, pd.DataFrame(noise)], ignore_index=True)
+
+
+def read_jsonl(settings: Settings) -> pd.DataFrame:
+    """Any list of recordings with a column of labels, transcribed or not."""
+    table = readers.read("jsonl", settings.data, settings.build.outside).rows
+    table["split"] = table["split"].replace("base", "pool")
+    return table.assign(clip_id=table["utt_id"])
+
+
+def read_speakers(settings: Settings) -> pd.DataFrame:
+    """Whose voice; the corpus's own splits keep speakers apart, so clips are divided anew."""
+    table = readers.read(settings.corpus, settings.data, settings.build.outside).rows
+    return table.assign(clip_id=table["utt_id"], split=None)
+
+
+def read_esc10(settings: Settings) -> pd.DataFrame:
+    """Ten kinds of sounds; folds 1-3 are the pool, 4 validation, 5 test."""
+    data = Path(settings.data)
+    official, own = ("meta/esc50.csv", "filename", "category"), ("labels.csv", "path", "label")
+    name, path, label = official if (data / official[0]).is_file() else own
+    if not (data / name).is_file():
+        raise UserError(f"{data}: neither {official[0]} nor {own[0]}: DATA is {CORPORA['esc10']}")
+    table = pd.read_csv(data / name)
+    for column in (path, label, "fold"):
+        if column not in table:
+            raise UserError(f"{data / name}: no column '{column}': DATA is {CORPORA['esc10']}")
+    folder = "audio" if name == official[0] else ""
+    if "esc10" in table:
+        table = table[table["esc10"].astype(str) == "True"]
+    splits = {1: "pool", 2: "pool", 3: "pool", 4: "validation", 5: "test"}
+    return pd.DataFrame({
+        "clip_id": [str(Path(name).with_suffix("")) for name in table[path]],
+        "path": [str(data / folder / name) for name in table[path]],
+        "split": table["fold"].map(splits).to_numpy(),
+        "sound": table[label].to_numpy(),
+    })  # fmt: skip
+
+
+def read_vocalsound(settings: Settings) -> pd.DataFrame:
+    """Six human sounds; ``meta/`` (or ``datafiles/``) says which speaker is in which split."""
+    data = Path(settings.data)
+    splits = {"tr": "pool", "val": "validation", "te": "test"}
+    speaker_split = {}
+    for name, split in splits.items():
+        meta, files = data / "meta" / f"{name}_meta.csv", data / "datafiles" / f"{name}.json"
+        if meta.is_file():
+            speakers = [line.split(",")[0] for _, line in readers._lines(meta)]
+        elif files.is_file():
+            names = [Path(item["wav"]).name for item in json.loads(files.read_text())["data"]]
+            speakers = [name.partition("_")[0] for name in names]
+        else:
+            raise UserError(
+                f"{data}: no meta/{meta.name} and no datafiles/{files.name}: "
+                f"DATA is {CORPORA['vocalsound']}"
+            )
+        speaker_split.update(dict.fromkeys(speakers, split))
+    rows = []
+    for path in sorted(data.glob("audio_16k/*.wav")):
+        name = re.fullmatch(r"([fm]\d+)_\d+_([a-z]+)", path.stem)
+        if not name:
+            raise UserError(f"{path}: not named speaker_number_sound.wav: take it out")
+        speaker, sound = name.groups()
+        if speaker in speaker_split:
+            rows.append({"clip_id": path.stem, "path": str(path), "speaker": speaker,
+                         "split": speaker_split[speaker], "sound": sound})  # fmt: skip
+    if not rows:
+        raise UserError(f"no recording in {data / 'audio_16k'}: DATA is {CORPORA['vocalsound']}")
+    return pd.DataFrame(rows)
+
+
+# corpus: (reader, the columns that are tasks)
+READERS = {
+    "synthetic": (read_synthetic, ("accent", "voice_kind", "keyword")),
+    "fsdd": (read_fsdd, ("speaker", "digit")),
+    "speechcommands": (read_speechcommands, ("command", "word")),
+    "jsonl": (read_jsonl, LABELS),
+    "kaldi": (read_speakers, ("speaker",)),
+    "librispeech": (read_speakers, ("speaker",)),
+    "esc10": (read_esc10, ("sound",)),
+    "vocalsound": (read_vocalsound, ("sound",)),
+}
+
+
+@functools.lru_cache(maxsize=4)
+def read(settings: Settings) -> tuple[pd.DataFrame, tuple]:
+    """(table of clips, names of its tasks); a split with more clips than the preset has is sampled.
+
+    Raises ``UserError`` where there is nothing to read, or no column of labels.
+    """
+    reader, columns = READERS[settings.corpus]
+    if settings.corpus != "synthetic":
+        corpora.check_data(settings.corpus, settings.data)
+    table = reader(settings)
+    for name in KEYS:
+        if name not in table:
+            table[name] = np.nan if name in ("offset", "duration") else None
+    tasks = tuple(name for name in columns if name in table and table[name].notna().any())
+    if settings.corpus == "jsonl" and "label" in tasks:
+        tasks = ("label",)
+    if not tasks:
+        raise UserError(f"{settings.data}: no label: give the clips one of {', '.join(columns)}")
+    for name in settings.aloe.tasks:
+        if name not in tasks:
+            raise UserError(
+                f"configs/{settings.preset}.yaml: aloe: tasks: {settings.corpus} has no task "
+                f"'{name}': choose of {', '.join(tasks)}"
+            )
+    tasks = settings.aloe.tasks or tasks
+    table = table[[*dict.fromkeys([*KEYS, *tasks, *_known(table)])]]
+    table = table[table[list(tasks)].notna().any(axis=1)]
+    return _sampled(table, settings.aloe).reset_index(drop=True), tasks
+
+
+def _known(table: pd.DataFrame) -> list[str]:
+    """Columns that a table of players may show."""
+    return [name for name in ("text", "voice", "accent", "snr_db") if name in table]
+
+
+def _sampled(table: pd.DataFrame, config) -> pd.DataFrame:
+    """At most as many clips of each split as the configuration says, the same every time."""
+    rng = np.random.default_rng(0)
+    sizes = {name: getattr(config, name) for name in SPLITS}
+    table = table.assign(split=table["split"].astype(object).where(table["split"].notna(), None))
+    parts = [part for _, part in table.groupby("split", dropna=False, sort=False)]
+    kept = []
+    for part in parts:
+        size = sizes.get(part["split"].iloc[0], sum(sizes.values()))
+        kept += list(part.index[np.sort(rng.permutation(len(part))[:size])])
+    return table.loc[sorted(kept)]
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def task(settings: Settings, name: str) -> Task:
+    """A task of the corpus, divided into pool, validation and test.
+
+    The corpus's own splits serve where each holds every class; else clips are divided anew, by
+    speaker if that leaves every class in every split, else by clip. Raises ``UserError`` where
+    there is one class only, or a class has too few clips to begin with.
+    """
+    table, _ = read(settings)
+    clips = table[table[name].notna()].reset_index(drop=True)
+    labels = clips[name].astype(str)
+    return divided(name, clips.assign(label=labels), settings.aloe.seed_clips)
+
+
+def divided(name: str, clips: pd.DataFrame, seed_clips: int) -> Task:
+    """A task from clips whose ``label`` is a class's name; see :func:`task`."""
+    counts = clips["label"].value_counts()
+    if len(counts) < 2:
+        raise UserError(f"task {name}: one class only ('{counts.index[0]}'): two are needed")
+    rarest, least = counts.index[-1], counts.iloc[-1]
+    if least < seed_clips + 2:
+        raise UserError(
+            f"task {name}: class '{rarest}' has {least} clips: {seed_clips} are needed to start "
+            "from, one for validation and one for the test; add some, or leave the class out"
+        )
+    classes = tuple(sorted(counts.index))
+    number = clips["label"].map({name: i for i, name in enumerate(classes)})
+    labelled = clips.assign(label=number.to_numpy())
+    own = clips["split"].to_numpy()
+    ways = {"": lambda: own}
+    if name != "speaker":
+        ways["divided by speaker"] = lambda: _by_speaker(clips)
+    ways["divided by clip, for want of speakers that could be kept apart"] = lambda: _by_clip(
+        number, seed_clips
+    )
+    for note, way in ways.items():
+        split = way()
+        if _complete(number, split, seed_clips):
+            notes = (f"task {name}: {note}",) if note else ()
+            return Task(name, classes, labelled.assign(split=split), notes)
+    raise UserError(f"task {name}: its clips cannot be divided: add clips of '{rarest}'")
+
+
+def _complete(labels: pd.Series, split: np.ndarray, seed_clips: int) -> bool:
+    """Does every split hold every class, the pool enough to start from?"""
+    table = pd.crosstab(labels.to_numpy(), split).reindex(columns=list(SPLITS), fill_value=0)
+    least = table.reindex(sorted(set(labels)), fill_value=0).min()
+    return bool(least["pool"] >= seed_clips and least["validation"] and least["test"])
+
+
+def _by_speaker(clips: pd.DataFrame) -> np.ndarray:
+    """Splits in which no speaker is twice; a clip of nobody known is a speaker of its own."""
+    speaker = clips["speaker"].where(clips["speaker"].notna(), clips["clip_id"])
+    sizes = speaker.value_counts().sort_index()
+    sizes = sizes.iloc[np.random.default_rng(0).permutation(len(sizes))]
+    middle = (sizes.cumsum() - sizes / 2) / sizes.sum()
+    where = np.searchsorted(np.cumsum(SHARES)[:-1], middle, side="right")
+    return speaker.map(dict(zip(sizes.index, np.array(SPLITS)[where], strict=True))).to_numpy()
+
+
+def _by_clip(labels: pd.Series, seed_clips: int) -> np.ndarray:
+    """Splits with every class's clips in the same proportions."""
+    rng, split = np.random.default_rng(0), np.full(len(labels), "pool", dtype=object)
+    for label in sorted(set(labels)):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        spare = len(rows) - seed_clips
+        ends = [min(max(1, round(share * len(rows))), spare // 2) for share in SHARES[1:]]
+        split[rows[: ends[0]]] = "validation"
+        split[rows[ends[0] : sum(ends)]] = "test"
+    return split
+
+
+def playable(clips: pd.DataFrame) -> pd.DataFrame:
+    """The clips with the offset and duration that notebooks.players needs."""
+    whole = clips["duration"].isna()
+    seconds = [soundfile.info(path).duration for path in clips.loc[whole, "path"]]
+    clips = clips.assign(offset=clips["offset"].fillna(0.0).astype(float))
+    clips["duration"] = clips["duration"].astype(float)
+    clips.loc[whole, "duration"] = seconds
+    return clips

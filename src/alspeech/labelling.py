@@ -1,0 +1,170 @@
+"""Label your own clips, the informative ones first: ALOE with a person instead of a label file.
+
+    Labeller(clips, embeddings, classes, answers).widget()
+
+plays the clip that the classifier asks for, takes its label from a button, trains anew, and asks
+for the next. Every answer is on disk before the next clip is shown; the same call goes on from it.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .aloe import RANDOM, SCORES, train
+from .clips import playable
+from .config import AloeConfig, UserError
+from .notebooks import players
+from .store import write_text
+
+SKIP = ""  # the answer for a clip that is none of the classes
+
+
+class Labeller:
+    """Asks for one label at a time and keeps the answers.
+
+    ``clips`` is a table of clips (clips.py), ``embeddings`` [N, D] theirs, ``classes`` what a clip
+    may be, ``answers`` a file of JSON lines, made at the first answer. Until every class has been
+    heard, clips are asked for that lie farthest from those answered already; after that the one
+    that ``strategy`` scores highest. Raises ``UserError`` for a file of answers that is not this
+    one's.
+    """
+
+    def __init__(
+        self, clips: pd.DataFrame, embeddings: Tensor, classes, answers: Path,
+        strategy: str = "margin", config: AloeConfig | None = None,
+    ):  # fmt: skip
+        if strategy not in SCORES:
+            known = ", ".join(SCORES)
+            raise UserError(f"unknown strategy '{strategy}' (not {RANDOM}): choose one of {known}")
+        if len(set(classes)) < 2:
+            raise UserError("one class only: name two or more of what a clip may be")
+        self.clips, self.classes = playable(clips.reset_index(drop=True)), tuple(classes)
+        self.strategy, self.config, self.path = strategy, config or AloeConfig(), Path(answers)
+        scaled = (embeddings - embeddings.mean(dim=0)) / embeddings.std(dim=0).clamp_min(1e-6)
+        self.X = np.ascontiguousarray(scaled.numpy(), dtype=np.float32)
+        self.row = {clip_id: i for i, clip_id in enumerate(self.clips["clip_id"])}
+        self.answers: dict[str, str] = self._read()
+        self.probabilities: Tensor | None = None  # [N, C], once every class has been heard
+        self._train()
+
+    def _read(self) -> dict[str, str]:
+        if not self.path.exists():
+            return {}
+        found = {}
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                record = json.loads(line)
+                clip_id, label = record["clip_id"], record["label"]
+            except (ValueError, TypeError, KeyError):
+                raise UserError(
+                    f"{self.path}:{number}: no answer: mend the line, or take it out"
+                ) from None
+            if clip_id not in self.row or label not in (*self.classes, SKIP):
+                raise UserError(
+                    f"{self.path}:{number}: '{clip_id}' as '{label}' answers other clips or other "
+                    "classes: use another file"
+                )
+            found[clip_id] = label
+        return found
+
+    def _train(self) -> None:
+        labelled = {clip_id: label for clip_id, label in self.answers.items() if label != SKIP}
+        if set(labelled.values()) != set(self.classes):
+            self.probabilities = None
+            return
+        y = np.zeros(len(self.X), dtype=np.int64)
+        rows = [self.row[clip_id] for clip_id in labelled]
+        y[rows] = [self.classes.index(label) for label in labelled.values()]
+        W, b = train(self.X, y, len(self.classes), [rows], [0], len(self.answers), self.config)
+        logits = torch.from_numpy(self.X @ W[0].T + b[0])
+        self.logits, self.probabilities = logits, logits.softmax(dim=-1)
+
+    def next(self) -> str | None:
+        """The clip to label next; None where all are answered."""
+        free = np.array([clip_id not in self.answers for clip_id in self.clips["clip_id"]])
+        if not free.any():
+            return None
+        if self.probabilities is not None:
+            scores = SCORES[self.strategy](self.logits).double().numpy()
+        elif self.answers:
+            heard = torch.from_numpy(self.X[~free])
+            scores = torch.cdist(torch.from_numpy(self.X), heard).amin(dim=1).double().numpy()
+        else:  # the most ordinary clip
+            scores = -np.linalg.norm(self.X, axis=1)
+        return self.clips["clip_id"].iloc[int(np.where(free, scores, -np.inf).argmax())]
+
+    def answer(self, clip_id: str, label: str) -> None:
+        """Keep an answer (on disk when this returns) and train anew; SKIP puts the clip aside."""
+        if label not in (*self.classes, SKIP):
+            raise UserError(f"'{label}' is no class: choose one of {', '.join(self.classes)}")
+        self.answers[clip_id] = label
+        self._save_and_train()
+
+    def undo(self) -> None:
+        """Take the last answer back."""
+        if self.answers:
+            self.answers.popitem()
+            self._save_and_train()
+
+    def _save_and_train(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [{"clip_id": clip_id, "label": label} for clip_id, label in self.answers.items()]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text(self.path, text)
+        self._train()
+
+    def labels(self) -> pd.DataFrame:
+        """Every clip with what is known of it: ``label`` (the answer, else None), and once there is
+        a classifier its ``prediction`` and that one's ``probability``."""
+        table = self.clips.assign(label=self.clips["clip_id"].map(self.answers))
+        if self.probabilities is not None:
+            best = self.probabilities.max(dim=-1)
+            table["prediction"] = [self.classes[c] for c in best.indices.tolist()]
+            table["probability"] = best.values.numpy()
+        return table
+
+    def widget(self):
+        """A player, a button for each class, *none of these* and *back*."""
+        import ipywidgets  # only the notebook needs it
+
+        self.player, self.progress = ipywidgets.HTML(), ipywidgets.HTML()
+        actions = {name: partial(self._clicked, name) for name in self.classes}
+        actions |= {"none of these": partial(self._clicked, SKIP), "back": self._back}
+        self.buttons = [ipywidgets.Button(description=name) for name in actions]
+        for button, action in zip(self.buttons, actions.values(), strict=True):
+            button.on_click(action)
+        self._show()
+        row = ipywidgets.HBox(self.buttons, layout={"flex_flow": "row wrap"})
+        return ipywidgets.VBox([self.player, row, self.progress])
+
+    def _clicked(self, label: str, _button) -> None:
+        if self.asked is not None:
+            self.answer(self.asked, label)
+            self._show()
+
+    def _back(self, _button) -> None:
+        self.undo()
+        self._show()
+
+    def _show(self) -> None:
+        self.asked = self.next()
+        counts = pd.Series(self.answers).value_counts()
+        told = ", ".join(f"{name} {counts.get(name, 0)}" for name in self.classes)
+        self.progress.value = f"{len(self.answers)} of {len(self.clips)} answered ({told})"
+        if self.asked is None:
+            self.player.value = "every clip is answered"
+            return
+        row = self.row[self.asked]
+        shown = self.clips.iloc[[row]]
+        if self.probabilities is not None:
+            guess = self.probabilities[row].max(dim=-1)
+            name = f"{self.classes[int(guess.indices)]} ({guess.values:.0%})"
+            shown = shown.assign(**{"it may be": name})
+        self.player.value = players(shown, [c for c in ("clip_id", "it may be") if c in shown]).data
