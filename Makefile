@@ -15,10 +15,13 @@ PY     := .venv/bin/python
 WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)"
 
 # the systems, each a target of that name below; its notebooks, figures and tables
-SYSTEMS := figures
+SYSTEMS := figures pseudo-labels
 notebooks_figures := 1_base_training 2_querying 3_error_curves 4_rankings
 figures_figures   := fig1_error_curves fig2a_pctc_vs_entropy fig2b_egl_vs_entropy
 tables_figures    := table1.csv table1.md error_curves.csv scores.csv provenance.json
+notebooks_pseudo-labels := 6_pseudo_labels
+figures_pseudo-labels   := fig_pl_collapse fig_pl_regularisers fig_pl_active
+tables_pseudo-labels    := pl_runs.csv pl_monitor.csv pl_active.csv provenance_pseudo_labels.json
 
 executed = $(notebooks_$1:%=$(OUT)/%.ipynb)
 files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf) \
@@ -32,6 +35,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-12s%s\n", $$1, $$2}'
 
 figures: $(call executed,figures) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
+pseudo-labels: $(call executed,pseudo-labels) ## what the audio that nobody labelled is worth (notebook 6)
 $(SYSTEMS):
 	@echo 'figures/$(RUN) results/$(RUN) $^ are up to date'
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 SYSTEMS = {  # and the module whose run(settings) does its long work
     "figures": "experiment",
+    "pseudo-labels": "pseudo_labels",
 }
 
 
