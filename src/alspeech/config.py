@@ -128,7 +128,7 @@ class PseudoLabelConfig:
     # when its labels get less than this share of the words right that they did after the warm-up
     every: int = 100
     watched: int = 160
-    collapsed: float = 0.5
+    collapsed: float = 0.33
     # what is compared, see pseudo_labels.recipe: with labelled steps, and without any
     anchored: tuple = (
         "supervised", "supervised_longer", "hard", "ema_hard", "soft", "mixture", "prior",

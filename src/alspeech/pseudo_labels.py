@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_numeric_dtype
 
 from . import experiment
 from .acquisition import check_strategies
@@ -366,7 +367,8 @@ def _tables(settings: Settings, todo: list[tuple], folders: list) -> tuple:
         })  # fmt: skip
         steps.append(measured.assign(**names)[[*NAMES, *measured]])
     order = ["warm_up", *METHODS, "none", *settings.pseudo_labels.strategies, ALL]
-    place = lambda column: column.map(order.index) if column.dtype == object else column  # noqa: E731
+    places = {name: place for place, name in enumerate(order)}
+    place = lambda column: column if is_numeric_dtype(column) else column.map(places)  # noqa: E731
     runs = pd.DataFrame(runs).astype({"collapsed_at": "Int64"}).sort_values(NAMES[1:], key=place)
     steps = pd.concat(steps).sort_values([*NAMES[1:], "step"], key=place)
     runs, steps = (t.sort_values("regime", kind="stable") for t in (runs, steps))

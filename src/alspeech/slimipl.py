@@ -443,6 +443,6 @@ class Monitor:
 
     def collapsed(self) -> bool:
         """Is the share of words that pseudo-labels get right below ``config.collapsed`` of what it
-        was at the first step?"""
-        first, last = (max(0, 100 - self.state["rows"][n]["pseudo_wer"]) for n in (0, -1))
-        return last < self.config.collapsed * first
+        was at the first step? A model that got hardly one in ten right has none to lose."""
+        first, last = (100 - self.state["rows"][n]["pseudo_wer"] for n in (0, -1))
+        return first > 10 and last < self.config.collapsed * first
