@@ -32,7 +32,7 @@ lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORC
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [DATA=path] [SUBSET=name]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands]'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-12s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-14s%s\n", $$1, $$2}'
 
 figures: $(call executed,figures) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
 pseudo-labels: $(call executed,pseudo-labels) ## what the audio that nobody labelled is worth (notebook 6)
