@@ -15,13 +15,16 @@ PY     := .venv/bin/python
 WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)"
 
 # the systems, each a target of that name below; its notebooks, figures and tables
-SYSTEMS := figures loss-prediction aloe
+SYSTEMS := figures loss-prediction pseudo-labels aloe
 notebooks_figures := 1_base_training 2_querying 3_error_curves 4_rankings
 figures_figures   := fig1_error_curves fig2a_pctc_vs_entropy fig2b_egl_vs_entropy
 tables_figures    := table1.csv table1.md error_curves.csv scores.csv provenance.json
 notebooks_loss-prediction := 5_loss_prediction
 figures_loss-prediction   := fig_lp_scatter fig_lp_curves fig_lp_rankings
 tables_loss-prediction    := $(addprefix lp_,curves.csv variants.csv predictions.csv scores.csv) provenance_loss_prediction.json
+notebooks_pseudo-labels := 6_pseudo_labels
+figures_pseudo-labels   := fig_pl_collapse fig_pl_regularisers fig_pl_active
+tables_pseudo-labels    := pl_runs.csv pl_monitor.csv pl_active.csv provenance_pseudo_labels.json
 notebooks_aloe := 7_aloe
 figures_aloe   := fig_aloe_uncertainty fig_aloe_functions fig_aloe_embedding
 tables_aloe    := aloe_curves.csv aloe_runs.csv aloe_table1.csv aloe_table2.csv provenance_aloe.json
@@ -39,6 +42,7 @@ help: ## list the targets
 
 figures: $(call executed,figures) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
 loss-prediction: $(call executed,loss-prediction) ## a recogniser that predicts its own loss (notebook 5)
+pseudo-labels: $(call executed,pseudo-labels) ## what the audio that nobody labelled is worth (notebook 6)
 aloe: $(call executed,aloe) ## few labels on a frozen encoder (notebook 7)
 $(SYSTEMS):
 	@echo 'figures/$(RUN) results/$(RUN) $^ are up to date'

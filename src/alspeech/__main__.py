@@ -20,6 +20,7 @@ from pathlib import Path
 SYSTEMS = {  # and the module whose run(settings) does its long work
     "figures": "experiment",
     "loss-prediction": "loss_prediction",
+    "pseudo-labels": "pseudo_labels",
     "aloe": "aloe",
 }
 

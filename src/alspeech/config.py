@@ -122,6 +122,57 @@ class LossPredictionConfig:
 
 
 @dataclass(frozen=True)
+class PseudoLabelConfig:
+    """Continuous pseudo-labels (pseudo_labels.py): slimIPL's settings, and what is compared."""
+
+    # the labelled set: utterances of the base split, drawn anew for every seed (0: all of it)
+    labelled: int = 0
+    # which of synthesis.DISTRIBUTIONS it is drawn from ("": as under build; synthetic corpus only)
+    labelled_distribution: str = ""
+    # supervised warm-up: updates M, peak learning rate, dropout of the recurrent layers
+    warm_up: int = 400
+    warm_up_rate: float = 5e-3
+    warm_up_dropout: float = 0.3
+    # then blocks of N_L supervised and N_U unsupervised steps, with less dropout
+    blocks: int = 200
+    supervised: int = 1
+    unsupervised: int = 3
+    rate: float = 2e-3
+    dropout: float = 0.1
+    # cached batches C; how probably a used one makes room for a fresh one
+    cache: int = 30
+    replacement: float = 0.3
+    # regularisers of soft labels (pseudo_labels.recipe): hard labels' share in the mixture; weight
+    # of the divergence from the labelled prior; the teacher's temperature; its decay where it is
+    # an average of the student's weights
+    mixture: float = 0.5
+    prior: float = 1.0
+    temperature: float = 0.5
+    decay: float = 0.999
+    # monitor: steps between two measurements, utterances that are watched; a run has collapsed
+    # when its labels get less than this share of the words right that they did after the warm-up
+    every: int = 100
+    watched: int = 160
+    collapsed: float = 0.33
+    # what is compared, see pseudo_labels.recipe: with labelled steps, and without any
+    anchored: tuple = (
+        "supervised", "supervised_longer", "hard", "ema_hard", "soft", "mixture", "prior",
+        "temperature", "ema", "sampled_text", "sampled_frames",
+    )  # fmt: skip
+    free: tuple = (
+        "hard", "soft", "mixture", "prior", "temperature", "ema", "sampled_text", "sampled_frames",
+    )  # fmt: skip
+    # without labelled steps a run is as hard as can be: labels that are young, and a high rate
+    free_blocks: int = 200
+    free_rate: float = 5e-3
+    free_cache: int = 4
+    free_replacement: float = 1.0
+    # label a share of the pool by these strategies, pseudo-label the rest
+    strategies: tuple = ("random", "egl")
+    query_percents: tuple = (10, 30)
+
+
+@dataclass(frozen=True)
 class AloeConfig:
     """Few labels on a frozen encoder (aloe.py); the defaults are Lee, Saeed and Bertozzi's."""
 
@@ -173,6 +224,7 @@ class Settings:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     aloe: AloeConfig = field(default_factory=AloeConfig)
 
     @property
@@ -216,6 +268,7 @@ def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str =
         "model": ModelConfig,
         "training": TrainingConfig,
         "loss_prediction": LossPredictionConfig,
+        "pseudo_labels": PseudoLabelConfig,
         "aloe": AloeConfig,
     }
     parts = {
@@ -279,6 +332,7 @@ def _check(settings: Settings, where: str) -> None:
     for name in ("seeds", "labelings", "directions"):
         if getattr(settings, name) < 1:
             raise UserError(f"{where}: {name} is {getattr(settings, name)}: at least 1 is needed")
+    _check_pseudo_labels(settings.pseudo_labels, f"{where}: pseudo_labels")
     aloe = settings.aloe
     for name in ("pool", "validation", "test", "runs", "steps", "seed_clips", "epochs", "batch"):
         if getattr(aloe, name) < 1:
@@ -307,3 +361,27 @@ def _check_loss_prediction(config: LossPredictionConfig, where: str) -> None:
         )
     if rounds[-1] > 100:
         raise UserError(f"{where}: rounds: {rounds[-1]} % is more than the pool")
+
+
+def _check_pseudo_labels(config: PseudoLabelConfig, where: str) -> None:
+    at_least = {"warm_up": 1, "blocks": 1, "free_blocks": 1, "supervised": 1, "unsupervised": 1}
+    at_least |= {"cache": 1, "free_cache": 1, "every": 1, "watched": 1, "labelled": 0}
+    for name, least in at_least.items():
+        if getattr(config, name) < least:
+            raise UserError(
+                f"{where}: {name} is {getattr(config, name)}: at least {least} is needed"
+            )
+    for name in ("replacement", "free_replacement", "collapsed", "mixture"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{where}: {name} is {getattr(config, name)}: give a share in [0, 1]")
+    for name in ("warm_up_dropout", "dropout", "decay"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{where}: {name} is {getattr(config, name)}: give a number in [0, 1)")
+    if config.temperature <= 0:
+        raise UserError(f"{where}: temperature is {config.temperature}: it must be above 0")
+    for percent in config.query_percents:
+        if not 0 < percent < 100:
+            raise UserError(
+                f"{where}: query percentage {percent} is outside (0, 100): labels for all of the "
+                "pool leave no audio to pseudo-label"
+            )

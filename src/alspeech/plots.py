@@ -34,6 +34,19 @@ METHOD_STYLE = {
     "margin_logits": ("smallest margin, logits", "#D55E00", "d", (0, (1, 1))),
     "least_confidence_logits": ("least confidence, logits", "#009E73", "<", (0, (1, 1))),
     "largest_margin_logits": ("largest margin, logits", "#CC79A7", ">", (0, (1, 1))),
+    # pseudo_labels.py
+    "warm_up": ("after the warm-up", "#000000", "x", ":"),
+    "supervised": ("labels only", "#000000", "o", ":"),
+    "supervised_longer": ("labels only, all steps", "#000000", "s", ":"),
+    "hard": ("hard", "#0072B2", "o", "-"),
+    "ema_hard": ("hard, EMA teacher", "#0072B2", "s", "--"),
+    "soft": ("soft", "#D55E00", "D", "-"),
+    "mixture": ("soft + hard", "#CC79A7", "v", "--"),
+    "prior": ("soft + labelled prior", "#009E73", "^", "-."),
+    "temperature": ("soft, sharpened", "#E69F00", "P", ":"),
+    "ema": ("soft, EMA teacher", "#882255", "X", (0, (5, 1, 1, 1, 1, 1))),
+    "sampled_text": ("sampled, as text", "#56B4E9", "<", "--"),
+    "sampled_frames": ("sampled, by frame", "#999999", ">", "-."),
 }
 METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
 
@@ -317,3 +330,80 @@ def plot_embedding(ax: Axes, points, labels, steps, classes):
     )  # fmt: skip
     ax.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
     return dots
+
+
+# ---------------------------------------------------------------- pseudo-labels
+
+
+def plot_monitor(ax: Axes, monitor: pd.DataFrame, column: str, ends: pd.DataFrame) -> Axes:
+    """What a monitor measured, by step: a line a method, the mean over the seeds that still run;
+    a black cross where a run of ``ends`` (rows of pl_runs.csv) collapsed."""
+    for method, style in METHOD_STYLE.items():
+        part = monitor[monitor["method"] == method]
+        if part.empty:
+            continue
+        label, colour, marker, line = style
+        mean = part.groupby("step")[column].mean()
+        ax.plot(mean.index, mean, label=label, color=colour, marker=marker, linestyle=line, ms=3)
+        for row in ends[(ends["method"] == method) & ends["collapsed_at"].notna()].itertuples():
+            at = part[(part["seed"] == row.seed) & (part["step"] == row.collapsed_at)]
+            ax.plot(at["step"], at[column], "kx", markersize=7, zorder=5)
+    ax.set(xlabel="steps after the warm-up", ylabel=MONITOR_LABEL[column])
+    return ax
+
+
+MONITOR_LABEL = {
+    "average_entropy": "entropy of the average (nats)",
+    "frame_entropy": "mean frame entropy (nats)",
+    "blank_share": "share of blank frames",
+    "length_ratio": "pseudo-label length ÷ true",
+    "pseudo_wer": "WER of the pseudo-labels (%)",
+    "validation_wer": "validation WER (%)",
+}
+
+
+def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
+    """A row a method: difference in error and its 95 % interval over the seeds that did not
+    collapse; ``table`` is indexed by method, as pseudo_labels.differences returns it."""
+    for y, (method, row) in enumerate(table.iterrows()):
+        _, colour, marker, _ = METHOD_STYLE[method]
+        if row["seeds"] > row["collapsed"]:
+            bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+            ax.errorbar(
+                row["difference"], y, xerr=bars if np.isfinite(bars).all() else None, color=colour,
+                marker=marker, capsize=2,
+            )  # fmt: skip
+        if row["collapsed"]:
+            text = f" collapsed: {row['collapsed']:.0f} of {row['seeds']:.0f}"
+            ax.text(0.99, y, text, transform=ax.get_yaxis_transform(), fontsize=7,
+                    ha="right", va="bottom")  # fmt: skip
+    ax.axvline(0, color="0.45", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(table)), [METHOD_STYLE[method][0] for method in table.index])
+    ax.set(xlabel=xlabel, ylim=(len(table) - 0.5, -0.7))
+    return ax
+
+
+def plot_joined(ax: Axes, active: pd.DataFrame, metric: str = "wer") -> Axes:
+    """Error against the share of the pool that is labelled, with and without pseudo-labels for the
+    rest; mean and 95 % interval over seeds. ``active`` are the rows of pl_active.csv."""
+    uses = {"labels alone": ("white", ":"), "and pseudo-labels": (None, "-")}
+    known = active[(active["query_percent"] < 100) & active["collapsed_at"].isna()]
+    lines = list(known.groupby(["use", "strategy"], sort=False))
+    offsets = np.linspace(-0.5, 0.5, len(lines))
+    for offset, ((use, strategy), part) in zip(offsets, lines, strict=True):
+        label, colour, marker, _ = METHOD_STYLE[strategy]
+        fill, line = uses[use]
+        by = part.groupby("query_percent")[metric]
+        mean, low, high = np.array([interval(values) for _, values in by]).T
+        at = np.array([percent for percent, _ in by]) + offset
+        ax.errorbar(
+            at, mean, [mean - low, high - mean], label=f"{label}, {use}", color=colour,
+            marker=marker, markerfacecolor=fill or colour, linestyle=line, capsize=2,
+            elinewidth=0.8,
+        )  # fmt: skip
+    everything = active.loc[active["query_percent"] == 100, metric].mean()
+    ax.axhline(everything, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
+    ax.text(ax.get_xlim()[1], everything, "all of the pool labelled ", ha="right", va="bottom",
+            fontsize=7, color="0.35")  # fmt: skip
+    ax.set(xlabel="pool labelled (%)", ylabel=METRIC_LABEL[metric])
+    return ax

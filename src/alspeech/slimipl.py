@@ -1,0 +1,448 @@
+"""slimIPL: training goes on with what the model itself says of unlabelled audio.
+
+Likhomanenko et al. 2020 (arXiv 2010.11524), and its soft-label sequel, Likhomanenko et al. 2022
+(arXiv 2211.06007). Supervised warm-up; then blocks of N_L supervised and N_U unsupervised steps.
+The unsupervised ones draw from a cache of C batches, each with the label that it got when it
+entered. What is compared by it stands in pseudo_labels.py.
+
+Legend: B batch, T frames, V symbols (0 = blank), N frames of all utterances, C cached batches.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .config import PseudoLabelConfig, Settings, UserError
+from .ctc import ctc_losses
+from .decoding import best_path
+from .experiment import Corpus
+from .features import FeatureStore, spec_augment
+from .metrics import errors, evaluate, summarise
+from .model import Bidirectional, DeepSpeech2, output_frames
+from .store import Checkpoint
+from .text import BLANK, Alphabet
+from .training import autocast
+
+# ---------------------------------------------------------------- mathematics
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the unsupervised loss is made of, and how a teacher makes its target."""
+
+    hard: float = 0.0  # weight of the CTC loss of transcripts
+    soft: float = 0.0  # weight of the cross-entropy of distributions, frame by frame
+    prior: float = 0.0  # weight of KL(average distribution of the batch ‖ labelled prior)
+    temperature: float = 1.0  # of the teacher: below 1 surer
+    sampled: bool = False  # one alignment drawn from the teacher, instead of what it says
+    decay: float = 0.0  # the teacher is an average of the student's weights (0: the student)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A batch and what a teacher said of it: ``rows`` of the unlabelled set, [B] transcripts as
+    lists of symbol numbers, distributions [B, T, V]; None where the loss needs none."""
+
+    rows: list
+    labels: list | None = None
+    probs: Tensor | None = None
+
+
+def soft_loss(log_probs: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """−mean over valid frames of Σ_v p_teacher log p_student, in nats a frame.
+
+    ``log_probs`` and ``teacher`` (probabilities) [B, T, V]; ``valid`` [B, T], False where a frame
+    is padding.
+    """
+    return -(teacher * log_probs).sum(dim=-1)[valid].mean()
+
+
+def mean_distribution(log_probs: Tensor, valid: Tensor) -> Tensor:
+    """Average over valid frames of the symbols' probabilities: [B, T, V] → [V]."""
+    return log_probs.exp()[valid].mean(dim=0)
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) in nats of two distributions over symbols [V]; 0 · log 0 = 0."""
+    return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum()
+
+
+def unsupervised_loss(
+    log_probs: Tensor, target: Target, valid: Tensor, recipe: Recipe, labelled: Tensor | None = None
+) -> Tensor:
+    """What a student [B, T, V] loses against a teacher's labels, in nats an utterance.
+
+    ``recipe.hard`` × CTC loss of the target's transcripts + ``recipe.soft`` × :func:`soft_loss` of
+    its distributions + ``recipe.prior`` × KL(average distribution of the batch ‖ ``labelled`` [V]);
+    the last two are times the valid frames of an utterance, so that like is weighed with like.
+    """
+    frames = valid.sum() / len(valid)
+    loss = log_probs.new_zeros(())
+    if recipe.hard:
+        loss = loss + recipe.hard * ctc_losses(log_probs, target.labels).mean()
+    if recipe.soft:
+        loss = loss + recipe.soft * frames * soft_loss(log_probs, target.probs, valid)
+    if recipe.prior:
+        average = mean_distribution(log_probs, valid)
+        loss = loss + recipe.prior * frames * divergence(average, labelled)
+    return loss
+
+
+def sharpen(log_probs: Tensor, temperature: float) -> Tensor:
+    """Log of p^(1/temperature), renormalised: below 1 surer, above 1 less sure."""
+    return (log_probs / temperature).log_softmax(-1)
+
+
+def make_target(
+    log_probs: Tensor, rows, alphabet: Alphabet, recipe: Recipe, generator=None
+) -> Target:
+    """A teacher's log posteriors [B, T, V] of some ``rows`` as a target.
+
+    Transcripts are best paths, collapsed; distributions are the posteriors, at
+    ``recipe.temperature``. With ``recipe.sampled`` both are made of one alignment a_1 … a_T drawn
+    from the posteriors: its collapsed text, and the distributions that are sure of a_t in frame t.
+    Utterances whose transcript is empty are left out wherever transcripts or samples are learned
+    from: CTC would reward the student for saying nothing.
+    """
+    log_probs = sharpen(log_probs, recipe.temperature)
+    if recipe.sampled:
+        draws = torch.multinomial(log_probs.exp().flatten(0, 1), 1, generator=generator)
+        path = draws.view(log_probs.shape[:2])  # [B, T]
+        probs = functional.one_hot(path, log_probs.shape[-1]).to(log_probs)
+    else:
+        path, probs = best_path(log_probs), log_probs.exp()
+    texts = [alphabet.collapse(symbols) for symbols in path.tolist()]
+    all_of_them = not (recipe.hard or recipe.sampled)
+    kept = [b for b, text in enumerate(texts) if all_of_them or text.strip()]
+    return Target(
+        [int(rows[b]) for b in kept],
+        [alphabet.encode(texts[b]) for b in kept] if recipe.hard else None,
+        probs[kept] if recipe.soft else None,
+    )
+
+
+# ---------------------------------------------------------------- dropout, cache, teacher
+
+
+class Dropout:
+    """Dropout of a model's recurrent layers while it trains; the model itself stays as it is."""
+
+    def __init__(self, model: DeepSpeech2, p: float):
+        self.p = p
+        layers = [layer for layer in model.modules() if isinstance(layer, Bidirectional)]
+        self.hooks = [layer.register_forward_hook(self._drop) for layer in layers]
+
+    def _drop(self, layer, inputs, output: Tensor) -> Tensor:
+        return functional.dropout(output, self.p, layer.training)
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+class Cache:
+    """C targets, each as it was when it entered.
+
+    ``step(fresh)`` is an unsupervised step: until the cache is full it only stores ``fresh()``,
+    and returns None; afterwards it returns a random target to train on, and with probability p has
+    put ``fresh()`` in its place, which is called before the caller updates the model.
+    """
+
+    def __init__(self, size: int, replacement: float, generator: torch.Generator):
+        self.size, self.replacement, self.generator = size, replacement, generator
+        self.targets: list[Target] = []
+
+    def step(self, fresh) -> Target | None:
+        if len(self.targets) < self.size:
+            self.targets.append(fresh())
+            return None
+        slot = int(torch.randint(self.size, (), generator=self.generator))
+        old = self.targets[slot]
+        if float(torch.rand((), generator=self.generator)) < self.replacement:
+            self.targets[slot] = fresh()
+        return old
+
+
+class Passes:
+    """Row numbers of batches of one length, for ever: pass after pass, each in a random order."""
+
+    def __init__(self, store: FeatureStore, utterances: pd.DataFrame, size: int, seed):
+        self.rng, self.done = np.random.default_rng(seed), 0
+        self._groups = lambda: store.groups(utterances, size, self.rng)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.state = json.dumps(self.rng.bit_generator.state)  # drawing a pass moves it on
+        self.groups, self.done = self._groups(), 0
+
+    def __next__(self) -> np.ndarray:
+        if self.done == len(self.groups):
+            self._begin()
+        self.done += 1
+        return self.groups[self.done - 1]
+
+    def go_on(self, state: str, done: int) -> None:
+        """Go on from another's ``state`` and ``done``."""
+        self.rng.bit_generator.state = json.loads(state)
+        self._begin()
+        self.done = done
+
+
+@torch.no_grad()
+def average(teacher: torch.nn.Module, student: torch.nn.Module, decay: float) -> None:
+    """Move a teacher's weights and statistics by (1 − decay) towards its student's."""
+    for old, new in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)  # batch norm counts its batches
+
+
+# ---------------------------------------------------------------- training
+
+SUPERVISED, UNSUPERVISED = "supervised", "unsupervised"
+
+
+def plan(config: PseudoLabelConfig) -> list[str]:
+    """What each step is: M supervised ones, then blocks of N_L supervised, N_U unsupervised."""
+    block = [SUPERVISED] * config.supervised + [UNSUPERVISED] * config.unsupervised
+    return [SUPERVISED] * config.warm_up + block * config.blocks
+
+
+def one_cycle(progress: float, peak: float) -> float:
+    """Learning rate that climbs to ``peak`` over the first 15 % and falls to 0 by the end."""
+    return peak * min(progress / 0.15, (1 - progress) / 0.85)
+
+
+def valid_frames(utterances: pd.DataFrame, config) -> np.ndarray:
+    """Output frames of each utterance that are not padding (features.py rounds lengths up)."""
+    samples = (utterances["duration"].to_numpy() * config.sample_rate).round().astype(int)
+    return np.array([output_frames(config, max(1, n // config.hop)) for n in samples])
+
+
+def train(
+    model: DeepSpeech2, data: Corpus, labelled: pd.DataFrame, unlabelled: pd.DataFrame,
+    settings: Settings, config: PseudoLabelConfig, steps: list[str], recipe: Recipe | None = None,
+    *, rate: float, dropout: float, seed: int, checkpoint: Checkpoint, measure,
+) -> dict:  # fmt: skip
+    """Take ``steps`` under a one-cycle learning rate; the model ends as its last step left it.
+
+    ``measure(model, step)`` is called before the first step, every ``config.every`` steps and after
+    the last; the training ends early when it returns True. ``measure.state`` is a list or dict that
+    travels with the checkpoint, from which an interrupted training goes on, to end with the bits of
+    an undisturbed one (on a CPU). Returns counts: ``labelled_updates``, ``unlabelled_updates``,
+    ``stored`` (steps that only filled the cache), ``pseudo_labelled`` utterances and how many of
+    them were ``empty`` and dropped.
+
+    Raises ``UserError`` when the loss is no longer finite, and where the unlabelled set is empty or
+    has fewer batches than the cache.
+    """
+    device, training = next(model.parameters()).device, settings.training
+    recipe = recipe or Recipe()
+    torch.manual_seed(seed)  # dropout
+    masks, slots, samples = (torch.Generator().manual_seed(seed) for _ in range(3))
+    passes = [Passes(data.store, labelled, training.batch, [seed, 1])]
+    if UNSUPERVISED in steps:
+        check_unlabelled(data.store, unlabelled, settings, config)
+        passes.append(Passes(data.store, unlabelled, training.batch, [seed, 2]))
+        real_frames = torch.from_numpy(valid_frames(unlabelled, settings.model))
+    cache, prior = Cache(config.cache, config.replacement, slots), None
+    if recipe.prior:
+        prior = labelled_distribution(model, data.store, labelled, settings.model)
+    dropped = Dropout(model, dropout)
+    teacher = model
+    if recipe.decay:
+        teacher = DeepSpeech2(settings.model, len(data.alphabet)).to(device).eval()
+        teacher.load_state_dict(model.state_dict())
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True
+    )
+    names = ("labelled_updates", "unlabelled_updates", "stored", "pseudo_labelled", "empty")
+    counts, first = dict.fromkeys(names, 0), 0
+
+    if saved := checkpoint.load():
+        model.load_state_dict(saved["model"])
+        teacher.load_state_dict(saved["teacher"])
+        optimizer.load_state_dict(saved["optimizer"])
+        for generator, state in zip((masks, slots, samples), saved["generators"], strict=True):
+            generator.set_state(state)
+        for order, state in zip(passes, saved["passes"], strict=True):
+            order.go_on(*state)
+        cache.targets = [Target(**target) for target in saved["cache"]]
+        counts, first, measure.state = saved["counts"], saved["step"], saved["measured"]
+        torch.set_rng_state(saved["torch"])
+        torch.cuda.set_rng_state_all(saved["cuda"])
+
+    def save(done: int) -> None:
+        checkpoint.save({
+            "model": model.state_dict(),
+            "teacher": teacher.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "generators": [generator.get_state() for generator in (masks, slots, samples)],
+            "passes": [[order.state, order.done] for order in passes],
+            "cache": [vars(target) for target in cache.targets],
+            "counts": counts, "step": done, "measured": measure.state,
+            "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(),
+        })  # fmt: skip
+
+    def posteriors(features: Tensor, by) -> Tensor:
+        with autocast(device):
+            logits = by(features.to(device))
+        return logits.float().log_softmax(-1)
+
+    @torch.no_grad()
+    def fresh() -> Target:
+        rows = next(passes[1])
+        batch = data.store.batch(unlabelled.iloc[rows])
+        teacher.eval()
+        log_probs = posteriors(batch.features, teacher).cpu()
+        target = make_target(log_probs, rows, data.alphabet, recipe, samples)
+        counts["pseudo_labelled"] += len(rows)
+        counts["empty"] += len(rows) - len(target.rows)
+        return target
+
+    def supervised() -> Tensor:
+        batch = data.store.batch(labelled.iloc[next(passes[0])], data.alphabet.encode)
+        model.train()
+        log_probs = posteriors(spec_augment(batch.features, training, masks), model)
+        return ctc_losses(log_probs, batch.labels, zero_infinity=True).mean()
+
+    def unsupervised() -> Tensor | None:
+        target = cache.step(fresh)
+        if target is None or not target.rows:
+            counts["stored"] += target is None
+            return None
+        batch = data.store.batch(unlabelled.iloc[target.rows])
+        model.train()
+        log_probs = posteriors(spec_augment(batch.features, training, masks), model)
+        valid = torch.arange(log_probs.shape[1]) < real_frames[target.rows][:, None]
+        target = replace(target, probs=None if target.probs is None else target.probs.to(device))
+        return unsupervised_loss(log_probs, target, valid.to(device), recipe, prior)
+
+    for step in range(first, len(steps)):
+        if step % config.every == 0 and measure(model, step):
+            break
+        loss = supervised() if steps[step] == SUPERVISED else unsupervised()
+        if loss is not None:
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss.item()} at step {step} ({steps[step]}): lower the learning "
+                    f"rate ({rate})"
+                )
+            optimizer.param_groups[0]["lr"] = one_cycle((step + 1) / (len(steps) + 1), rate)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+            optimizer.step()
+            counts["labelled_updates" if steps[step] == SUPERVISED else "unlabelled_updates"] += 1
+            if recipe.decay:
+                average(teacher, model, recipe.decay)
+        if checkpoint.due():
+            save(step + 1)
+    else:
+        measure(model, len(steps))
+    dropped.remove()
+    model.eval()
+    return counts
+
+
+def check_unlabelled(store, unlabelled: pd.DataFrame, settings: Settings, config) -> None:
+    """Raise ``UserError`` where there is no unlabelled audio, or less than the cache holds."""
+    where = f"configs/{settings.preset}.yaml"
+    if len(unlabelled) == 0:
+        raise UserError(
+            f"{where}: no unlabelled audio is left: raise build: pool, or lower pseudo_labels: "
+            "query_percents"
+        )
+    batches = len(store.groups(unlabelled, settings.training.batch))
+    if config.cache > batches:
+        raise UserError(
+            f"{where}: pseudo_labels: cache is {config.cache} batches, but the unlabelled set has "
+            f"only {batches}: lower cache to {batches} at most"
+        )
+
+
+# ---------------------------------------------------------------- monitor
+
+
+def entropies(log_probs: Tensor) -> tuple[float, float]:
+    """Entropy of the average distribution of frames [N, V], and their mean entropy, in nats.
+
+    The first is at least the second, and equal to it where all frames say the same.
+    """
+    probs = log_probs.exp()
+    mean = probs.mean(dim=0)
+    return float(torch.special.entr(mean).sum()), float(torch.special.entr(probs).sum(-1).mean())
+
+
+@torch.no_grad()
+def frames_of(model, store, utterances: pd.DataFrame, config) -> dict[str, Tensor]:
+    """Log posteriors [T, V] of each utterance's valid frames, in evaluation mode, by ``utt_id``."""
+    model.eval()
+    device = next(model.parameters()).device
+    valid = dict(zip(utterances["utt_id"], valid_frames(utterances, config), strict=True))
+    found = {}
+    for batch in store.batches(utterances, 32):
+        log_probs = model(batch.features.to(device)).log_softmax(-1).cpu()
+        for utt_id, frames in zip(batch.utt_ids, log_probs, strict=True):
+            found[utt_id] = frames[: valid[utt_id]]
+    return found
+
+
+def labelled_distribution(model, store, labelled: pd.DataFrame, config) -> Tensor:
+    """Average distribution [V] over the frames of the labelled set, as the model has it now: what
+    share of frames is blank, no transcript tells."""
+    frames = torch.cat(list(frames_of(model, store, labelled, config).values()))
+    return frames.exp().mean(dim=0).to(next(model.parameters()).device)
+
+
+class Monitor:
+    """Measures a model on watched unlabelled utterances, whose transcripts only we know, and on the
+    validation set; keeps the weights that had the lowest validation WER; tells a collapse."""
+
+    def __init__(self, data: Corpus, watched: pd.DataFrame, settings: Settings, config):
+        self.data, self.watched, self.settings, self.config = data, watched, settings, config
+        with_text = watched[watched["text"] != ""].sort_values(["duration", "utt_id"])
+        self.shown = (with_text if len(with_text) else watched)["utt_id"].iloc[len(with_text) // 2]
+        self.state = {"rows": [], "posteriors": [], "best": None}
+
+    def __call__(self, model: DeepSpeech2, step: int) -> bool:
+        data, rows = self.data, self.state["rows"]
+        frames = frames_of(model, data.store, self.watched, self.settings.model)
+        average, mean = entropies(torch.cat(list(frames.values())))
+        blank = torch.cat([best_path(part) == BLANK for part in frames.values()])
+        texts = dict(zip(self.watched["utt_id"], self.watched["text"], strict=True))
+        said = {name: data.alphabet.collapse(best_path(part)) for name, part in frames.items()}
+        counts = pd.DataFrame([errors(texts[name], said[name].strip()) for name in said]).sum()
+        validated = evaluate(model, data.store, data.split("validation"), data.alphabet)
+        rows.append({
+            "step": step,
+            "blank_share": float(blank.float().mean()),
+            "frame_entropy": mean,
+            "average_entropy": average,
+            "length_ratio": sum(map(len, said.values())) / max(1, counts["chars"]),
+            "empty_share": sum(not text.strip() for text in said.values()) / len(said),
+            "pseudo_cer": 100 * counts["char_errors"] / max(1, counts["chars"]),
+            "pseudo_wer": 100 * counts["word_errors"] / max(1, counts["words"]),
+            "validation_ctc": summarise(validated)["ctc"],
+            "validation_wer": summarise(validated)["wer"],
+        })  # fmt: skip
+        rows[-1] = {name: float(value) for name, value in rows[-1].items()}
+        self.state["posteriors"].append(frames[self.shown].exp())
+        best = min(rows[1:] or rows, key=lambda row: row["validation_wer"])
+        if best is rows[-1]:
+            self.state["best"] = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+        return self.collapsed()
+
+    def collapsed(self) -> bool:
+        """Is the share of words that pseudo-labels get right below ``config.collapsed`` of what it
+        was at the first step? A model that got hardly one in ten right has none to lose."""
+        first, last = (100 - self.state["rows"][n]["pseudo_wer"] for n in (0, -1))
+        return first > 10 and last < self.config.collapsed * first
