@@ -100,7 +100,7 @@ def estimated_loss(model, batch: Batch, beam: int = 100, target: str = "token") 
 
 
 def loss_prediction(model, batch: Batch, target: str = "token") -> Tensor:
-    """The loss that a jointly trained head predicts, nats a ``target``: no transcript, no decoding
+    """The loss a ``target`` that a jointly trained head predicts: no transcript, no decoding
     (Luo et al. 2021). Raises ``UserError`` for a recogniser that has no such head."""
     needs_predictor(model)
     _not_empty(batch)

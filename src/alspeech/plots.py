@@ -134,9 +134,14 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
 def plot_predicted_loss(ax: Axes, table: pd.DataFrame, predictor: str) -> Axes:
     """True loss a token against what a predictor says, a dot an utterance, coloured by kind.
 
-    ``table`` are one seed's rows of lp_predictions.csv; both axes are logarithmic.
+    ``table`` are one seed's rows of lp_predictions.csv. Both axes are logarithmic; that of a
+    learned ranking, which has no unit, is the standardised logarithm.
     """
     shown = table[np.isfinite(table["true_token"])]
+    unitless = predictor == "loss_prediction"
+    if unitless:
+        log = np.log(shown[predictor])
+        shown = shown.assign(**{predictor: (log - log.mean()) / log.std()})
     kinds = shown["kind"] if "kind" in shown else pd.Series("utterance", shown.index)
     markers = "osD^vP*Xh"
     for number, (kind, part) in enumerate(shown.groupby(kinds)):
@@ -150,11 +155,12 @@ def plot_predicted_loss(ax: Axes, table: pd.DataFrame, predictor: str) -> Axes:
         fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
     )  # fmt: skip
     ax.set(
-        xscale="log", yscale="log", xlabel=f"{METHOD_STYLE[predictor][0]} (nats a token)",
-        ylabel="true loss (nats a token)",
+        xscale="linear" if unitless else "log", yscale="log", ylabel="true loss (nats a token)",
+        xlabel=f"{METHOD_STYLE[predictor][0]} ({'standardised' if unitless else 'nats a token'})",
     )  # fmt: skip
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (ax.yaxis,) if unitless else (ax.xaxis, ax.yaxis):
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
     return ax
