@@ -316,17 +316,15 @@ def accuracy_figure(curves: pd.DataFrame, strategies: list[str], band: bool = Tr
 
 
 def plot_embedding(ax: Axes, points, labels, steps, classes):
-    """A two-dimensional view ``points`` [P, 2] of the pool: colours are classes, named where their
-    middle is, crosses the seed set (``steps`` 0), circles the clips labelled later, the darker the
+    """A two-dimensional view ``points`` [P, 2] of the pool: colours and shapes are classes (for a
+    legend), crosses the seed set (``steps`` 0), circles the clips labelled later, the darker the
     later (NaN: never). Returns the circles, for a colour bar."""
     points, steps = np.asarray(points), np.asarray(steps, dtype=float)
-    colours = sns.color_palette("Set2", len(classes))
+    colours, markers = sns.color_palette("husl", len(classes)), "o^sDvP*X<>ph"
     for c, name in enumerate(classes):
-        own = np.asarray(labels) == c
-        ax.scatter(*points[own].T, s=4, color=[colours[c]], linewidths=0, zorder=1)
-        ax.annotate(
-            name, np.median(points[own], axis=0), fontsize=6, ha="center", zorder=4,
-            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
+        ax.scatter(
+            *points[np.asarray(labels) == c].T, s=8, color=[colours[c]], marker=markers[c % 12],
+            alpha=0.5, linewidths=0, zorder=1, label=name,
         )  # fmt: skip
     seed, later = steps == 0, steps > 0
     ax.scatter(*points[seed].T, s=14, marker="x", color="black", linewidths=0.8, zorder=2)
