@@ -302,6 +302,7 @@ def test_quality_of_a_perfect_predictor_and_of_the_mean():
     ("weight: -1", "weight is -1"),
     ("rounds: [20, 10]", "give rising percentages"),
     ("rounds: []", "give rising percentages"),
+    ("variants: [joint]", "name joint, no_prediction"),
     ("rounds: [50, 150]", "150 % is more than the pool"),
     ("layers: 3", "unknown key 'layers'"),
 ])  # fmt: skip

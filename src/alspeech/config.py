@@ -119,6 +119,8 @@ class LossPredictionConfig:
     target: str = "token"  # what is predicted and estimated: the loss a token, or an utterance
     strategies: tuple = ("random", "least_confidence", "estimated_loss", "loss_prediction", "egl")
     rounds: tuple = (10, 20, 30)  # % of the pool that is queried after each round
+    # recognisers that are compared: with the prediction, without (λ = 0), CTC and prediction alone
+    variants: tuple = ("joint", "no_prediction", "ctc_only")
 
 
 @dataclass(frozen=True)
@@ -354,6 +356,12 @@ def _check_loss_prediction(config: LossPredictionConfig, where: str) -> None:
     for name, high in (("ctc_weight", 1), ("detach", 1), ("weight", float("inf"))):
         if not 0 <= getattr(config, name) <= high:
             raise UserError(f"{where}: {name} is {getattr(config, name)}: it lies in [0, {high}]")
+    known = {"joint", "no_prediction", "ctc_only"}
+    if not {"joint", "no_prediction"} <= set(config.variants) <= known:
+        raise UserError(
+            f"{where}: variants {list(config.variants)}: name joint, no_prediction and, for the "
+            "light one, ctc_only"
+        )
     rounds = (0, *config.rounds)
     if len(rounds) < 2 or any(a >= b for a, b in zip(rounds, rounds[1:], strict=False)):
         raise UserError(

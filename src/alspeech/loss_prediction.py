@@ -31,8 +31,8 @@ from .store import code, fingerprint, stored, sweep, torch_bytes, write_bytes, w
 # recognisers that are compared: what each changes in the preset's loss_prediction section
 VARIANTS = {
     "joint": {},
-    "joint, λ = 0": {"weight": 0.0},
-    "CTC only": {"hybrid": False},
+    "no_prediction": {"weight": 0.0},
+    "ctc_only": {"hybrid": False},
 }
 # held-out loss is held against the prediction, and against what is known without one
 PREDICTORS = ("loss_prediction", "estimated_loss", "least_confidence", "entropy", "egl", "duration")
@@ -47,7 +47,7 @@ def _variant(settings: Settings, name: str) -> Settings:
 
 def _joint_config(settings: Settings, variant: str, seed: int) -> dict:
     options = as_dict(_variant(settings, variant).loss_prediction)
-    for name in ("strategies", "rounds", "target"):
+    for name in ("strategies", "rounds", "target", "variants"):
         del options[name]
     return {
         "step": "joint",
@@ -75,14 +75,13 @@ def joint_model(settings: Settings, variant: str, seed: int, look: bool = False)
         options = {"epochs": settings.training.base_epochs, "rate": settings.training.base_rate}
         _train_and_test(folder, settings, data, model, data.split("base"), seed, options)
         write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
-        predicted = predictions(model, data, data.split("test"), seed)
+        predicted = predictions(model, data, data.split("test"), seed, egl=variant == "joint")
         predicted.to_csv(folder / "predicted.csv", index=False)
         entropy = score(model, data.store, data.split("pool"), "entropy")
         entropy.to_csv(folder / "entropy.csv")
 
-    config, name = _joint_config(settings, variant, seed), variant.replace(", λ = ", "-")
-    name = f"{name.replace(' ', '-')}-seed{seed}"
-    return stored(CELLS, name, config, None if look else compute, resume=True)
+    config = _joint_config(settings, variant, seed)
+    return stored(CELLS, f"{variant}-seed{seed}", config, None if look else compute, resume=True)
 
 
 def _empty(settings: Settings, variant: str, symbols: int) -> JointRecogniser:
@@ -116,9 +115,10 @@ def _train_and_test(folder, settings, data, model, train, seed, options) -> None
 
 
 @torch.no_grad()
-def predictions(model: JointRecogniser, data, utterances: pd.DataFrame, seed: int) -> pd.DataFrame:
+def predictions(model, data, utterances: pd.DataFrame, seed: int, egl=True) -> pd.DataFrame:
     """A row an utterance: ``utt_id``, the true loss (``true_token``, ``true_utterance``, nats), the
-    predicted one, and what else may tell of it (``PREDICTORS``)."""
+    predicted one, and what else may tell of it (``PREDICTORS``; EGL, which costs most, if asked).
+    """
     model.eval()
     device = next(model.parameters()).device
     parts = []
@@ -131,13 +131,15 @@ def predictions(model: JointRecogniser, data, utterances: pd.DataFrame, seed: in
         ):
             part |= {f"{name}_{t}": values[:, i].tolist() for i, t in enumerate(TARGETS)}
         for name in set(PREDICTORS) & set(ACQUISITIONS) - {"loss_prediction"}:
+            if name == "egl" and not egl:
+                continue
             part[name] = ACQUISITIONS[name](model, batch).tolist()
         parts.append(pd.DataFrame(part))
     table = pd.concat(parts).set_index("utt_id").loc[utterances["utt_id"]].reset_index()
     table["duration"] = utterances["duration"].to_numpy()
     table["loss_prediction"] = table["predicted_token"]
     columns = [c for c in table if c not in PREDICTORS]
-    return table[[*columns, *PREDICTORS]].assign(seed=seed)
+    return table.reindex(columns=[*columns, *PREDICTORS]).assign(seed=seed)
 
 
 # ---------------------------------------------------------------- rounds
@@ -255,7 +257,7 @@ def run(settings: Settings) -> Results:
     for folder in (ROOT / "data", CELLS, output):
         sweep(folder)
     data, seeds = experiment.prepare(settings), range(settings.seeds)
-    models = [(variant, seed) for seed in seeds for variant in VARIANTS]
+    models = [(variant, seed) for seed in seeds for variant in options.variants]
     folders = experiment.in_parallel(joint_model, settings, models, "joint models")
     cells = []
     for number in range(1, len(options.rounds) + 1):
