@@ -269,9 +269,9 @@ def plot_embedding(ax: Axes, points, labels, steps, classes):
     colours = sns.color_palette("Set2", len(classes))
     for c, name in enumerate(classes):
         own = np.asarray(labels) == c
-        ax.scatter(*points[own].T, s=4, color=[colours[c]], linewidths=0, zorder=1)
+        ax.scatter(*points[own].T, s=3, color=[colours[c]], linewidths=0, zorder=1)
         ax.annotate(
-            name, np.median(points[own], axis=0), fontsize=6, ha="center", zorder=4,
+            name, np.mean(points[own], axis=0), fontsize=6, ha=("right", "left")[c % 2], zorder=4,
             bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
     seed, later = steps == 0, steps > 0
