@@ -21,8 +21,10 @@ from alspeech.config import AloeConfig, Settings, UserError, load_settings
 from alspeech.labelling import SKIP, Labeller
 
 CONFIG = AloeConfig(runs=2, steps=4, seed_clips=2, epochs=3, batch=4)
-TINY = "aloe: {pool: 120, validation: 40, test: 60, runs: 3, steps: 3, seed_clips: 1, epochs: 3, "
+TINY = (
+    "aloe: {pool: 120, validation: 40, test: 60, runs: 3, steps: 3, seed_clips: 1, epochs: 3, "
     "encoders: [recogniser, logmel]}\n"
+)
 
 
 def blobs(classes=3, pool=40, size=6, seed=0) -> aloe.Data:
