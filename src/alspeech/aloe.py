@@ -375,14 +375,16 @@ def plateau(accuracies, patience: int, tolerance: float) -> int:
     return len(best) - 1
 
 
-def two_dimensions(X: np.ndarray) -> np.ndarray:
-    """A view [N, 2] of embeddings [N, D]: along their two directions of largest variance, each
-    turned so that its largest coefficient is positive."""
-    centred = X - X.mean(axis=0)
-    _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # smallest variance first
-    axes = axes[:, :-3:-1]
+def two_dimensions(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A view [N, 2] of embeddings [N, D]: along the two directions in which the means of the
+    classes ``y`` [N] vary most, each turned so that its largest coefficient is positive.
+
+    (The two directions of largest variance of all clips are often about loudness and noise.)
+    """
+    means = np.stack([X[y == c].mean(axis=0) for c in np.unique(y)]).astype(np.float64)
+    axes = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)[2][:2].T  # [D, 2]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
-    return centred @ (axes * np.sign(largest))
+    return (X - X.mean(axis=0)) @ (axes * np.sign(largest))
 
 
 # ---------------------------------------------------------------- steps, kept in the store
