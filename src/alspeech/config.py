@@ -309,6 +309,10 @@ def _check(settings: Settings, where: str) -> None:
             )
     if build.language not in ("en", "cmn"):
         raise UserError(f"{where}: build: unknown language '{build.language}': choose en or cmn")
+    if build.alphabet not in ("english", "learned"):
+        raise UserError(
+            f"{where}: build: unknown alphabet '{build.alphabet}': choose one of english, learned"
+        )
     if settings.corpus == "synthetic":
         needed = "english" if build.language == "en" else "learned"
         if build.alphabet != needed:
@@ -316,10 +320,6 @@ def _check(settings: Settings, where: str) -> None:
                 f"{where}: build: alphabet {build.alphabet} with language {build.language}: "
                 f"the embedded corpus needs alphabet: {needed} there"
             )
-    if build.alphabet not in ("english", "learned"):
-        raise UserError(
-            f"{where}: build: unknown alphabet '{build.alphabet}': choose one of english, learned"
-        )
     if not 0 < build.min_seconds < build.max_seconds:
         raise UserError(
             f"{where}: build: min_seconds {build.min_seconds} and max_seconds {build.max_seconds}: "
