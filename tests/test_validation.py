@@ -14,7 +14,8 @@ from conftest import SHARED
 from alspeech import corpus as corpora
 from alspeech import experiment, features, readers, text, validation
 from alspeech.acquisition import ACQUISITIONS
-from alspeech.config import CorpusConfig, ModelConfig, Settings, UserError
+from alspeech.config import CorpusConfig, LossPredictionConfig, ModelConfig, Settings, UserError
+from alspeech.joint import JointRecogniser
 from alspeech.metrics import evaluate, summarise
 from alspeech.model import DeepSpeech2, output_frames
 from alspeech.querying import score
@@ -453,6 +454,9 @@ def test_a_hundred_librispeech_utterances_are_all_used_speakers_apart(librispeec
 def test_a_hundred_librispeech_utterances_are_scored(librispeech, strategy):
     speech, model = librispeech
     settings = Settings("tiny", labelings=3, directions=1)
+    if strategy == "loss_prediction":
+        config = LossPredictionConfig(decoder=8, predictor=8)
+        model = JointRecogniser(model.config, config, len(speech.alphabet)).eval()
     options = experiment._score_options(settings, strategy, seed=0)
     scores = score(model, speech.store, speech.manifest, strategy, **options)
     assert list(scores.index) == list(speech.manifest["utt_id"])
