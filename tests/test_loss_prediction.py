@@ -348,8 +348,7 @@ def test_the_notebook_regenerates_its_figures_and_tables(root):
     for name in ("fig_lp_scatter", "fig_lp_curves", "fig_lp_rankings"):
         assert (figures / f"{name}.png").stat().st_size > 10_000
     curves = pd.read_csv(results / "lp_curves.csv")
-    settings = load_settings("smoke")  # for the names of the strategies
-    strategies = settings.loss_prediction.strategies
+    strategies = LossPredictionConfig().strategies
     assert len(curves) == 2 + 2 * len(strategies)
     sizes = curves.groupby("query_percent")["n_utterances"].unique().to_dict()
     assert {k: list(v) for k, v in sizes.items()} == {0: [0], 20: [6], 50: [15], 100: [30]}
