@@ -28,11 +28,11 @@ from torch import Tensor
 from . import clips as labelled_clips
 from . import encoders, experiment
 from .clips import Task
-from .config import ROOT, AloeConfig, Settings, UserError, as_dict
+from .config import AloeConfig, Settings, UserError, as_dict
 from .experiment import CELLS, in_parallel
 from .readers import states
 from .statistics import interval, verdict
-from .store import Checkpoint, code, fingerprint, stored, sweep, write_csv, write_json
+from .store import Checkpoint, code, fingerprint, stored, write_csv, write_json
 
 # ---------------------------------------------------------------- acquisition
 # Of outputs u [P, C], probabilities unless a name says logits; higher = query first, always.
@@ -629,9 +629,7 @@ def run(settings: Settings) -> Results:
     """
     begun, config = time.perf_counter(), settings.aloe
     check_strategies(config.strategies)
-    output = ROOT / "results" / settings.run
-    for folder in (ROOT / "data", CELLS, output):
-        sweep(folder)
+    output = experiment.results_folder(settings)
     names = labelled_clips.read(settings)[1]
     tasks = {name: labelled_clips.task(settings, name) for name in names}
     folders = [path for encoder in config.encoders for path in embeddings(settings, encoder)]
@@ -653,10 +651,7 @@ def run(settings: Settings) -> Results:
     write_csv(output / "aloe_table1.csv", results.table1)
     write_csv(output / "aloe_table2.csv", results.table2)
     record = output / "provenance_aloe.json"
-    newest = max(folder.stat().st_mtime for folder in folders + done)
-    if not record.exists() or record.stat().st_mtime < newest:
-        wall = time.perf_counter() - begun
-        experiment.write_provenance(record, settings, folders + done, wall)
+    experiment.write_provenance(record, settings, folders + done, begun)
     return results
 
 

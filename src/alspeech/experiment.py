@@ -41,6 +41,7 @@ from .store import (
     code,
     fingerprint,
     intact,
+    read_csv,
     stored,
     sweep,
     torch_bytes,
@@ -272,35 +273,36 @@ def pool_scores(settings: Settings, strategy: str, seed: int, look: bool = False
     }
 
     def compute(folder: Path) -> None:
-        data, begun = prepare(settings), time.perf_counter()
-        model = load_base(settings, seed)
-        checkpoint = Checkpoint(folder / "checkpoint")
-        earlier = checkpoint.load() or {"scores": {}, "seconds": 0.0}
-        seconds = lambda: earlier["seconds"] + time.perf_counter() - begun  # noqa: E731
-
-        def report(scores: dict) -> None:
-            if checkpoint.due():
-                checkpoint.save({"scores": scores, "seconds": seconds()})
-
-        scores = score(
-            model, data.store, data.split("pool"), strategy,
-            known=earlier["scores"], report=report, **options,
-        )  # fmt: skip
-        scores.to_csv(folder / "scores.csv")
-        metrics = {"seconds": round(seconds(), 2), "utterances": len(scores)}
-        write_json(folder / "metrics.json", metrics)
-        checkpoint.remove()
+        score_pool(folder, prepare(settings), load_base(settings, seed), strategy, options)
 
     name = f"scores-{strategy}-seed{seed}"
     return stored(CELLS, name, config, None if look else compute, resume=True)
 
 
+def score_pool(folder: Path, data: Corpus, model, strategy: str, options: dict) -> None:
+    """Score the pool into ``folder``; goes on from what an interrupted call left there."""
+    begun, checkpoint = time.perf_counter(), Checkpoint(folder / "checkpoint")
+    earlier = checkpoint.load() or {"scores": {}, "seconds": 0.0}
+    seconds = lambda: earlier["seconds"] + time.perf_counter() - begun  # noqa: E731
+
+    def report(scores: dict) -> None:
+        if checkpoint.due():
+            checkpoint.save({"scores": scores, "seconds": seconds()})
+
+    scores = score(
+        model, data.store, data.split("pool"), strategy,
+        known=earlier["scores"], report=report, **options,
+    )  # fmt: skip
+    scores.to_csv(folder / "scores.csv")
+    metrics = {"seconds": round(seconds(), 2), "utterances": len(scores)}
+    write_json(folder / "metrics.json", metrics)
+    checkpoint.remove()
+
+
 def read_scores(settings: Settings, strategy: str, seed: int) -> pd.Series:
     """One seed's scores of the pool, indexed by ``utt_id``."""
     path = pool_scores(settings, strategy, seed) / "scores.csv"
-    options = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
-    table = pd.read_csv(path, float_precision="round_trip", **options)
-    return table.set_index("utt_id")[strategy]
+    return read_csv(path).set_index("utt_id")[strategy]
 
 
 def queried(settings: Settings, strategy: str, percent: float, seed: int) -> list[str]:
@@ -426,9 +428,7 @@ def run(settings: Settings) -> Results:
     Writes ``results/<run>/error_curves.csv``, ``scores.csv`` and ``provenance.json``.
     """
     begun = time.perf_counter()
-    output = ROOT / "results" / settings.run
-    for folder in (ROOT / "data", CELLS, output):
-        sweep(folder)
+    output = results_folder(settings)
     data = prepare(settings)
     scored = all_scores(settings)
     cells = grid(settings)
@@ -438,11 +438,16 @@ def run(settings: Settings) -> Results:
     output.mkdir(parents=True, exist_ok=True)
     write_csv(output / "error_curves.csv", curves)
     write_csv(output / "scores.csv", scores)
-    record = output / "provenance.json"
-    newest = max(folder.stat().st_mtime for folder in folders + scored)
-    if not record.exists() or record.stat().st_mtime < newest:
-        write_provenance(record, settings, folders + scored, time.perf_counter() - begun)
+    write_provenance(output / "provenance.json", settings, folders + scored, begun)
     return Results(curves, scores, output)
+
+
+def results_folder(settings: Settings) -> Path:
+    """Where a run's tables go; what killed runs left unfinished and nobody will need is removed."""
+    output = ROOT / "results" / settings.run
+    for folder in (ROOT / "data", CELLS, output):
+        sweep(folder)
+    return output
 
 
 def _curves(settings: Settings, data: Corpus, cells: list[tuple], folders: list) -> pd.DataFrame:
@@ -530,14 +535,21 @@ def _with_interval(row: dict, metric: str) -> str:
 # ---------------------------------------------------------------- provenance
 
 
-def write_provenance(path: Path, settings: Settings, folders: list[Path], wall: float) -> None:
-    """What a result came from: config, seeds, versions, hardware, times and commit."""
+def write_provenance(path: Path, settings: Settings, folders: list[Path], begun: float) -> None:
+    """What a result came from: config, seeds, versions, hardware, times and commit.
+
+    Nothing is written where the record is newer than all ``folders`` that the result is made of.
+    ``begun`` is the run's first reading of ``time.perf_counter``.
+    """
+    newest = max(folder.stat().st_mtime for folder in folders)
+    if path.exists() and path.stat().st_mtime >= newest:
+        return
     seconds = [json.loads((f / "metrics.json").read_text())["seconds"] for f in set(folders)]
     record = {
         "run": settings.run,
         "config": {**as_dict(settings), "data": Path(settings.data).name},
         "seeds": list(range(settings.seeds)),
-        "wall_seconds": round(wall, 1),
+        "wall_seconds": round(time.perf_counter() - begun, 1),
         "process_seconds": round(float(np.sum(seconds)), 1),
         "cells": len(set(folders)),
         **surroundings(),

@@ -21,12 +21,21 @@ from scipy.stats import spearmanr
 
 from . import experiment
 from .acquisition import ACQUISITIONS, check_strategies
-from .config import ROOT, Settings, as_dict
+from .config import Settings, as_dict
 from .experiment import ALL, BASE, CELLS
 from .joint import TARGETS, JointRecogniser, fits, objective
 from .querying import rank, score
 from .statistics import interval
-from .store import code, fingerprint, stored, sweep, torch_bytes, write_bytes, write_csv, write_json
+from .store import (
+    code,
+    fingerprint,
+    read_csv,
+    stored,
+    torch_bytes,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 
 # recognisers that are compared: what each changes in the preset's loss_prediction section
 VARIANTS = {
@@ -185,7 +194,7 @@ def round_(
             model = _load(settings, "joint", before)
             scores = score(model, data.store, left, strategy, **_scoring(settings, strategy, seed))
             write_csv(folder / "scores.csv", scores.reset_index())
-        scores = _read(folder / "scores.csv").set_index("utt_id")[strategy]
+        scores = read_csv(folder / "scores.csv").set_index("utt_id")[strategy]
         wanted = round(len(pool) * settings.loss_prediction.rounds[number - 1] / 100)
         order = rank(scores).sort_values().index
         chosen += list(order[: max(1, wanted - len(chosen))])
@@ -221,12 +230,7 @@ def _train_on(folder, settings, data, train, seed) -> None:
 def queried(folder: Path) -> list[str]:
     """Ids that had been labelled by the end of a round, earliest first; none before the first."""
     path = folder / "queried.csv"
-    return list(_read(path)["utt_id"]) if path.exists() else []
-
-
-def _read(path: Path) -> pd.DataFrame:
-    options = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
-    return pd.read_csv(path, float_precision="round_trip", **options)
+    return list(read_csv(path)["utt_id"]) if path.exists() else []
 
 
 # ---------------------------------------------------------------- everything
@@ -253,9 +257,7 @@ def run(settings: Settings) -> Results:
     """
     begun, options = time.perf_counter(), settings.loss_prediction
     check_strategies(options.strategies)
-    output = ROOT / "results" / settings.run
-    for folder in (ROOT / "data", CELLS, output):
-        sweep(folder)
+    output = experiment.results_folder(settings)
     data, seeds = experiment.prepare(settings), range(settings.seeds)
     models = [(variant, seed) for seed in seeds for variant in options.variants]
     folders = experiment.in_parallel(joint_model, settings, models, "joint models")
@@ -277,11 +279,9 @@ def run(settings: Settings) -> Results:
     output.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         write_csv(output / f"{name}.csv", table)
-    record = output / "provenance_loss_prediction.json"
     folders += [folder for _, folder in cells] + ends
-    newest = max(folder.stat().st_mtime for folder in folders)
-    if not record.exists() or record.stat().st_mtime < newest:
-        experiment.write_provenance(record, settings, folders, time.perf_counter() - begun)
+    record = output / "provenance_loss_prediction.json"
+    experiment.write_provenance(record, settings, folders, begun)
     return Results(*tables.values(), output)
 
 
@@ -321,7 +321,7 @@ def _variants(settings: Settings, models: list, folders: list) -> pd.DataFrame:
     """Error rates and quality of prediction (see :func:`quality`) of every recogniser and seed."""
     rows = []
     for (variant, seed), folder in zip(models, folders, strict=True):
-        found = quality(_read(folder / "predicted.csv"), "loss_prediction")
+        found = quality(read_csv(folder / "predicted.csv"), "loss_prediction")
         if _variant(settings, variant).loss_prediction.weight == 0:
             found = dict.fromkeys(found, float("nan"))  # a predictor that learned nothing
         rows.append({"variant": variant, "seed": seed, **_metrics(folder), **found})
@@ -330,7 +330,7 @@ def _variants(settings: Settings, models: list, folders: list) -> pd.DataFrame:
 
 def _predictions(data, models: list, folders: list) -> pd.DataFrame:
     tables = [
-        _read(folder / "predicted.csv").assign(variant=variant)
+        read_csv(folder / "predicted.csv").assign(variant=variant)
         for (variant, _), folder in zip(models, folders, strict=True)
     ]
     known = ["utt_id", *(c for c in ("kind", "speaker", "snr_db", "text") if c in data.manifest)]
@@ -343,12 +343,12 @@ def _scores(settings: Settings, data, cells: list) -> pd.DataFrame:
     known = ["utt_id", *(c for c in ("kind", "duration", "text") if c in pool)]
     tables = {}
     for seed in range(settings.seeds):
-        entropy = _read(joint_model(settings, "joint", seed) / "entropy.csv").set_index("utt_id")
+        entropy = read_csv(joint_model(settings, "joint", seed) / "entropy.csv").set_index("utt_id")
         tables[seed] = pool[known].set_index("utt_id").join(entropy)
     for strategy in settings.loss_prediction.strategies:
         for (name, number, seed), folder in cells:
             if (name, number) == (strategy, 1):
-                scores = _read(folder / "scores.csv").set_index("utt_id")
+                scores = read_csv(folder / "scores.csv").set_index("utt_id")
                 tables[seed] = tables[seed].join(scores)
     return pd.concat(
         [table.reset_index().assign(seed=seed) for seed, table in tables.items()], ignore_index=True

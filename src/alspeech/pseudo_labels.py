@@ -22,19 +22,19 @@ from pandas.api.types import is_numeric_dtype
 
 from . import experiment
 from .acquisition import check_strategies
-from .config import ROOT, PseudoLabelConfig, Settings, UserError, as_dict
+from .config import PseudoLabelConfig, Settings, UserError, as_dict
 from .experiment import ALL, CELLS, Corpus, in_parallel, prepare, write_provenance
 from .metrics import evaluate, summarise
 from .model import DeepSpeech2
-from .querying import query, score
+from .querying import query
 from .slimipl import Monitor, Recipe, plan, train
 from .statistics import interval
 from .store import (
     Checkpoint,
     code,
     fingerprint,
+    read_csv,
     stored,
-    sweep,
     torch_bytes,
     write_bytes,
     write_csv,
@@ -212,17 +212,8 @@ def scores(settings: Settings, strategy: str, seed: int, look: bool = False) -> 
     }
 
     def compute(folder: Path) -> None:
-        data, begun = prepare(settings), time.perf_counter()
         model = load_warm_up(settings, seed)
-        checkpoint = Checkpoint(folder / "checkpoint")
-        known = checkpoint.load()
-        report = lambda found: checkpoint.due() and checkpoint.save(found)  # noqa: E731
-        found = score(
-            model, data.store, data.split("pool"), strategy, known=known, report=report, **taken
-        )
-        found.to_csv(folder / "scores.csv")
-        write_json(folder / "metrics.json", {"seconds": round(time.perf_counter() - begun, 2)})
-        checkpoint.remove()
+        experiment.score_pool(folder, prepare(settings), model, strategy, taken)
 
     name = f"pl-scores-{strategy}-seed{seed}"
     return stored(CELLS, name, config, None if look else compute, resume=True)
@@ -235,9 +226,7 @@ def queried(settings: Settings, strategy: str, percent: float, seed: int) -> lis
     if percent == 100:
         return list(prepare(settings).split("pool")["utt_id"])
     path = scores(settings, strategy, seed) / "scores.csv"
-    kinds = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
-    table = pd.read_csv(path, float_precision="round_trip", **kinds).set_index("utt_id")
-    return query(table[strategy], percent)
+    return query(read_csv(path).set_index("utt_id")[strategy], percent)
 
 
 def pseudo_labelled(
@@ -322,9 +311,7 @@ def run(settings: Settings) -> Results:
     """
     check_names(settings)
     settings = setting(settings)
-    begun, output = time.perf_counter(), ROOT / "results" / settings.run
-    for folder in (ROOT / "data", CELLS, output):
-        sweep(folder)
+    begun, output = time.perf_counter(), experiment.results_folder(settings)
     data, config = prepare(settings), settings.pseudo_labels
     seeds = range(settings.seeds)
     warm = in_parallel(warm_up, settings, [(seed,) for seed in seeds], "warm-up")
@@ -340,9 +327,7 @@ def run(settings: Settings) -> Results:
     write_csv(output / "pl_monitor.csv", monitor)
     write_csv(output / "pl_active.csv", active)
     record = output / "provenance_pseudo_labels.json"
-    newest = max(folder.stat().st_mtime for folder in folders + warm + scored)
-    if not record.exists() or record.stat().st_mtime < newest:
-        write_provenance(record, settings, folders + warm + scored, time.perf_counter() - begun)
+    write_provenance(record, settings, folders + warm + scored, begun)
     return Results(runs, monitor, active, output)
 
 

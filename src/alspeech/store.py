@@ -265,6 +265,14 @@ def write_csv(path: Path, frame) -> None:
     write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
+def read_csv(path: Path):
+    """A table with every bit of its numbers, and ids as they were written: "007", "NA"."""
+    import pandas as pd
+
+    options = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
+    return pd.read_csv(path, float_precision="round_trip", **options)
+
+
 def torch_bytes(state: dict) -> bytes:
     """What ``torch.save`` would write of tensors and plain values."""
     import torch
