@@ -6,7 +6,9 @@ Every part runs in a process of its own, on one thread, warmed up, both sides of
 inputs and in the same process; times are medians of REPEATS. The inputs are the laptop preset's
 pool and its first base model, which are made if they are not there yet (two minutes).
 
-    python benchmarks/bench.py [PART …]     parts: egl autograd beam training growth gpu aloe
+    python benchmarks/bench.py [PART …]
+
+where the parts are egl, autograd, beam, training, loss_prediction, aloe, growth and gpu.
 """
 
 from __future__ import annotations

@@ -312,7 +312,7 @@ def gpu() -> dict:
 def plain_train(X, y, classes, labelled, runs, step, config):
     """What aloe.train does, the plain way: one nn.Linear and one Adam a learner, initial weights
     and order of its own."""
-    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    X, y = torch.tensor(X), torch.tensor(y)  # copies: those may be read-only
     weights, biases = [], []
     for rows, run in zip(labelled, runs, strict=True):
         torch.manual_seed(1000 * run + step)

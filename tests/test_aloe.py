@@ -502,7 +502,7 @@ def test_answers_are_kept_when_the_widget_is_closed_half_way(tmp_path):
         buttons[["cat", "dog"][data.y[labeller.row[labeller.asked]]]].click()
     buttons["none of these"].click()
     assert len(set(asked)) == 12 and "13 of 80 answered" in labeller.progress.value
-    assert labeller.probabilities is not None and "it may be" in labeller.player.value
+    assert labeller.logits is not None and "it may be" in labeller.player.value
     again = make()  # the notebook was closed without a word
     assert again.answers == labeller.answers and again.next() == labeller.asked
     assert list(again.answers.values()).count(SKIP) == 1

@@ -91,12 +91,12 @@ def least_confidence(model, batch: Batch, beam: int = 100) -> Tensor:
 def estimated_loss(model, batch: Batch, beam: int = 100, target: str = "token") -> Tensor:
     """The loss against the recogniser's own hypothesis (the most likely labeling) instead of the
     transcript that nobody has written yet, in nats ``target`` "token" or "utterance"."""
-    log_probs = _posteriors(model(batch.features), batch)
-    best = n_best(log_probs, k=1, beam=beam)
+    joint = hasattr(model, "predictor")  # its loss is CTC's and attention's, as it was trained
+    encoded, logits = model.encode(batch.features)[1:] if joint else (None, model(batch.features))
+    best = n_best(_posteriors(logits, batch), k=1, beam=beam)
     labels = [best.labeling(b, 0) for b in range(len(batch))]
-    if hasattr(model, "true_losses"):  # CTC and attention, as it was trained
-        return model.true_losses(batch.features, labels)[:, TARGETS.index(target)]
-    return targets(-best.log_p[:, 0], labels).exp()[:, TARGETS.index(target)]
+    losses = model.losses(encoded, logits, labels) if joint else -best.log_p[:, 0]
+    return targets(losses, labels).exp()[:, TARGETS.index(target)]
 
 
 def loss_prediction(model, batch: Batch, target: str = "token") -> Tensor:

@@ -242,19 +242,19 @@ class Data:
 
 
 def data_of(task: Task, embeddings: Tensor) -> Data:
-    """A task and the embeddings [N, D] of its clips.
-
-    Each of the D numbers is shifted and scaled to mean 0 and deviation 1 over the pool (no label is
-    needed for that), so that encoders of any scale can be trained at the same rate.
-    """
+    """A task and the embeddings [N, D] of its clips, standardised over the pool."""
     pool = task.rows("pool")
-    part = embeddings[pool]
-    X = (embeddings - part.mean(dim=0)) / part.std(dim=0).clamp_min(1e-6)
-    y = task.clips["label"].to_numpy(dtype=np.int64)
-    X = np.ascontiguousarray(X.numpy(), dtype=np.float32)
+    X, y = standardised(embeddings, embeddings[pool]), task.clips["label"].to_numpy(dtype=np.int64)
     return Data(
         task.name, len(task.classes), X, y, pool, task.rows("validation"), task.rows("test")
     )
+
+
+def standardised(embeddings: Tensor, pool: Tensor) -> np.ndarray:
+    """Embeddings [N, D], each of the D numbers shifted and scaled to mean 0 and deviation 1 over
+    ``pool`` (no label is needed for that): encoders of any scale train at the same rate."""
+    scaled = (embeddings - pool.mean(dim=0)) / pool.std(dim=0).clamp_min(1e-6)
+    return np.ascontiguousarray(scaled.numpy(), dtype=np.float32)
 
 
 def seed_set(data: Data, run: int, clips: int) -> np.ndarray:

@@ -61,7 +61,8 @@ def read_synthetic(settings: Settings) -> pd.DataFrame:
     """Accent, kind of voice and first word of utterances spoken for this purpose."""
     sizes = {name: getattr(settings.aloe, name) for name in SPLITS}
     build = replace(settings.build, base=0, **sizes)
-    config = {"corpus": "synthetic", "build": as_dict(build), "code": code("corpus", "synthesis")}
+    sources = code("corpus", "synthesis", "phrases")
+    config = {"corpus": "synthetic", "build": as_dict(build), "code": sources}
     folder = stored(
         ROOT / "data", "synthetic-clips", config,
         lambda folder: synthesis.build(folder, build, cores()), resume=True,

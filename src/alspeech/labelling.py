@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .aloe import RANDOM, SCORES, train
+from .aloe import RANDOM, SCORES, standardised, train
 from .clips import playable
 from .config import AloeConfig, UserError
 from .notebooks import players
@@ -47,11 +47,10 @@ class Labeller:
             raise UserError("one class only: name two or more of what a clip may be")
         self.clips, self.classes = playable(clips.reset_index(drop=True)), tuple(classes)
         self.strategy, self.config, self.path = strategy, config or AloeConfig(), Path(answers)
-        scaled = (embeddings - embeddings.mean(dim=0)) / embeddings.std(dim=0).clamp_min(1e-6)
-        self.X = np.ascontiguousarray(scaled.numpy(), dtype=np.float32)
+        self.X = standardised(embeddings, embeddings)
         self.row = {clip_id: i for i, clip_id in enumerate(self.clips["clip_id"])}
         self.answers: dict[str, str] = self._read()
-        self.probabilities: Tensor | None = None  # [N, C], once every class has been heard
+        self.logits: Tensor | None = None  # [N, C], once every class has been heard
         self._train()
 
     def _read(self) -> dict[str, str]:
@@ -77,21 +76,20 @@ class Labeller:
     def _train(self) -> None:
         labelled = {clip_id: label for clip_id, label in self.answers.items() if label != SKIP}
         if set(labelled.values()) != set(self.classes):
-            self.probabilities = None
+            self.logits = None
             return
         y = np.zeros(len(self.X), dtype=np.int64)
         rows = [self.row[clip_id] for clip_id in labelled]
         y[rows] = [self.classes.index(label) for label in labelled.values()]
         W, b = train(self.X, y, len(self.classes), [rows], [0], len(self.answers), self.config)
-        logits = torch.from_numpy(self.X @ W[0].T + b[0])
-        self.logits, self.probabilities = logits, logits.softmax(dim=-1)
+        self.logits = torch.from_numpy(self.X @ W[0].T + b[0])
 
     def next(self) -> str | None:
         """The clip to label next; None where all are answered."""
         free = np.array([clip_id not in self.answers for clip_id in self.clips["clip_id"]])
         if not free.any():
             return None
-        if self.probabilities is not None:
+        if self.logits is not None:
             scores = SCORES[self.strategy](self.logits).double().numpy()
         elif self.answers:
             heard = torch.from_numpy(self.X[~free])
@@ -124,8 +122,8 @@ class Labeller:
         """Every clip with what is known of it: ``label`` (the answer, else None), and once there is
         a classifier its ``prediction`` and that one's ``probability``."""
         table = self.clips.assign(label=self.clips["clip_id"].map(self.answers))
-        if self.probabilities is not None:
-            best = self.probabilities.max(dim=-1)
+        if self.logits is not None:
+            best = self.logits.softmax(dim=-1).max(dim=-1)
             table["prediction"] = [self.classes[c] for c in best.indices.tolist()]
             table["probability"] = best.values.numpy()
         return table
@@ -163,8 +161,8 @@ class Labeller:
             return
         row = self.row[self.asked]
         shown = self.clips.iloc[[row]]
-        if self.probabilities is not None:
-            guess = self.probabilities[row].max(dim=-1)
+        if self.logits is not None:
+            guess = self.logits[row].softmax(dim=-1).max(dim=-1)
             name = f"{self.classes[int(guess.indices)]} ({guess.values:.0%})"
             shown = shown.assign(**{"it may be": name})
         self.player.value = players(shown, [c for c in ("clip_id", "it may be") if c in shown]).data
