@@ -84,6 +84,8 @@ SOURCES := $(wildcard src/alspeech/*.py src/alspeech/*.mplstyle configs/$(PRESET
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
+	@# compile the beam search once, now, and not in every worker of the first run
+	@$(PY) -c 'import torch; from alspeech.decoding import n_best; n_best(torch.rand(1, 3, 4).log(), 2)'
 	@touch $@
 
 # rivals of the benchmark, apart from our own packages; one that cannot be had is left out

@@ -23,7 +23,6 @@ from rivals import (
     pyctcdecode,
     rescored,
 )
-from scipy.stats import spearmanr
 from torch import nn
 
 from alspeech import aloe as aloe_system
@@ -36,7 +35,7 @@ from alspeech.features import Batch, FeatureStore
 from alspeech.gradients import Tape, expected_gradient_length, plain_egl
 from alspeech.joint import JointRecogniser
 from alspeech.model import Bidirectional, DeepSpeech2
-from alspeech.statistics import interval
+from alspeech.statistics import interval, spearman
 from alspeech.training import autocast
 
 DIRECTIONS = (1, 2, 3, 4, 5, 6, 8)
@@ -69,7 +68,7 @@ def egl_rows(model, batches: list, label: str = "") -> tuple[list[dict], list[di
         scores = torch.cat(ours(directions=R)).cpu()
         curve.append({
             "directions": R, "ms": milliseconds(directions=R),
-            "spearman": spearmanr(scores, of_all)[0], "ratio": float((scores / of_all).median()),
+            "spearman": spearman(scores, of_all), "ratio": float((scores / of_all).median()),
         })  # fmt: skip
     default = curve[DIRECTIONS.index(DEFAULT)]
     step = training_ms(model, batches)

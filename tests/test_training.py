@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from conftest import REPOSITORY, TINY, manifest_of, tiny_batch, tiny_model
 from test_decoding import all_labelings, posterior
@@ -147,6 +148,12 @@ def test_evaluation_does_not_depend_on_the_batch_size(store):
     frames = [metrics.evaluate(model, store, manifest, ABC, batch=size) for size in (1, 7)]
     assert list(frames[0]["utt_id"]) == list(manifest["utt_id"])
     assert np.allclose(frames[0]["ctc"], frames[1]["ctc"], rtol=1e-5)
+
+
+def test_spearman_is_that_of_scipy():
+    x, y = [3.0, 1.0, 1.0, 8.0, 2.5], [1.0, 2.0, 2.0, 9.0, 2.0]
+    assert statistics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-12)
+    assert statistics.spearman([1, 2, 3], [5, 7, 700]) == pytest.approx(1)
 
 
 def test_interval_is_students():

@@ -88,18 +88,15 @@ def _probabilities(log_probs: torch.Tensor) -> np.ndarray:
 
 @numba.njit(cache=True)
 def _keep_best(count, p, prefix, symbol):  # pragma: no cover (compiled)
-    """Move the ``count`` largest p, with what belongs to them, to the front, in their order; of
+    """Move the ``count`` largest p, with what belongs to them, to the front in descending order; of
     equals the first. Returns ``count`` and the smallest p kept."""
-    worst = np.partition(p, len(p) - count)[len(p) - count]
-    equals = count - (p > worst).sum()
-    kept = 0
-    for i in range(len(p)):
-        if p[i] == worst:
-            equals -= 1
-        if p[i] > worst or (p[i] == worst and equals >= 0):
-            p[kept], prefix[kept], symbol[kept] = p[i], prefix[i], symbol[i]
-            kept += 1
-    return count, worst
+    # no np.partition: it takes five seconds to compile, and this sort is needed below anyway
+    order = np.argsort(-p, kind="mergesort")
+    all_p, all_prefix, all_symbol = p.copy(), prefix.copy(), symbol.copy()
+    for rank in range(count):
+        o = order[rank]
+        p[rank], prefix[rank], symbol[rank] = all_p[o], all_prefix[o], all_symbol[o]
+    return count, p[count - 1]
 
 
 @numba.njit(cache=True)
@@ -136,7 +133,7 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
     n = 1
 
     taken = np.zeros((beam, V), np.bool_)  # (prefix, symbol): is in the beam already
-    room = 3 * beam
+    room = 2 * beam
     candidate_p = np.zeros(room)
     candidate_prefix = np.zeros(room, np.int64)
     candidate_symbol = np.zeros(room, np.int64)

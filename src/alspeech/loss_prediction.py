@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 
 from . import experiment
 from .acquisition import ACQUISITIONS, check_strategies
@@ -25,7 +24,7 @@ from .config import Settings, as_dict
 from .experiment import ALL, BASE, CELLS
 from .joint import TARGETS, JointRecogniser, fits, objective
 from .querying import rank, score
-from .statistics import interval
+from .statistics import interval, spearman
 from .store import (
     code,
     fingerprint,
@@ -366,7 +365,7 @@ def quality(table: pd.DataFrame, predictor: str, target: str = "token") -> dict:
     x, y = (np.log(usable[c].clip(lower=1e-6)) for c in (predictor, f"true_{target}"))
     if x.nunique() < 2:
         return {"spearman": 0.0, "explained": 0.0}
-    return {"spearman": spearmanr(x, y)[0], "explained": np.corrcoef(x, y)[0, 1] ** 2}
+    return {"spearman": spearman(x, y), "explained": np.corrcoef(x, y)[0, 1] ** 2}
 
 
 def qualities(table: pd.DataFrame, target: str = "token") -> pd.DataFrame:

@@ -11,9 +11,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
-from scipy.stats import spearmanr
 
-from .statistics import interval
+from .statistics import interval, spearman
 from .store import write_bytes
 
 MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
@@ -116,7 +115,7 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
     )  # fmt: skip
     cells.set_clim(0, np.quantile(np.asarray(cells.get_array()), 0.98))
     ax.plot([0, 1], [0, 1], color="#D55E00", linewidth=0.8)
-    rho = np.mean([spearmanr(part[x], part[y])[0] for _, part in by_seed])
+    rho = np.mean([spearman(part[x], part[y]) for _, part in by_seed])
     ax.text(
         0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
         fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
@@ -149,7 +148,7 @@ def plot_predicted_loss(ax: Axes, table: pd.DataFrame, predictor: str) -> Axes:
             part[predictor], part["true_token"], s=9, marker=markers[number % 9], alpha=0.6,
             color=f"C{number}", linewidths=0, label=kind,
         )  # fmt: skip
-    rho = spearmanr(shown[predictor], shown["true_token"])[0]
+    rho = spearman(shown[predictor], shown["true_token"])
     ax.text(
         0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
         fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
@@ -237,7 +236,7 @@ def plot_directions_error(ax: Axes, study: pd.DataFrame) -> Axes:
         low, middle, high = error.quantile([0.1, 0.5, 0.9])
         ax.errorbar(R, middle, [[middle - low], [high - middle]], color="#D55E00", marker="D",
                     capsize=2)  # fmt: skip
-        rho = spearmanr(part["score"], part["exact"])[0]
+        rho = spearman(part["score"], part["exact"])
         ax.annotate(f"{rho:.3f}", (R, high), (0, 4), textcoords="offset points", ha="center",
                     fontsize=6)  # fmt: skip
     ax.axhline(0, color="0.45", linewidth=0.8)

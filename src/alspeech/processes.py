@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 
+from joblib.externals.loky import process_executor
+
 
 def cores() -> int:
     """Processor cores that this process may use, or the number in ``ALSPEECH_JOBS``."""
@@ -29,6 +31,9 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
         mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD, bytes
+    # joblib takes 300 MB more than after the first task for a leak, and replaces the worker; the
+    # next one imports for six seconds. (It has no option for it.)
+    process_executor._MAX_MEMORY_LEAK_SIZE = 2**31
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 
 def interval(values, level: float = 0.95) -> tuple[float, float, float]:
@@ -17,8 +17,13 @@ def interval(values, level: float = 0.95) -> tuple[float, float, float]:
     mean, n = values.mean(), len(values)
     if n < 2:
         return float(mean), float("nan"), float("nan")
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    half = stdtrit(n - 1, 0.5 + level / 2) * values.std(ddof=1) / np.sqrt(n)
     return float(mean), float(mean - half), float(mean + half)
+
+
+def spearman(x, y) -> float:
+    """Spearman's ρ: the correlation of the ranks; of equal values, their mean rank."""
+    return float(np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1])
 
 
 def paired_difference(curves: pd.DataFrame, a: str, b: str, metric: str) -> pd.DataFrame:
