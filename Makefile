@@ -57,7 +57,7 @@ data: .venv/installed ## download CORPUS (its SUBSET) from its official address
 	$(PY) -m alspeech data --corpus "$(CORPUS)" --subset "$(SUBSET)"
 
 test: .venv/installed ## the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed ## style of code and notebooks
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
