@@ -356,4 +356,5 @@ def test_the_notebook_regenerates_its_figures_and_tables(root):
     before = {path: path.read_bytes() for path in results.glob("*.csv")}
     again = alspeech(root, "run", "--system", "loss-prediction", "--preset", "tiny")
     assert again.returncode == 0, again.stderr
+    assert "hold one utterance, which makes no pair to rank: smooth-L1" in again.stdout
     assert all(path.read_bytes() == content for path, content in before.items())

@@ -258,6 +258,11 @@ def run(settings: Settings) -> Results:
     check_strategies(options.strategies)
     output = experiment.results_folder(settings)
     data, seeds = experiment.prepare(settings), range(settings.seeds)
+    batches = data.store.groups(data.split("base"), settings.training.batch)
+    alone = sum(len(rows) == 1 for rows in batches)
+    if alone and options.criterion == "ranking":
+        print(f"{alone} of {len(batches)} base batches hold one utterance, which makes no pair to "
+              "rank: smooth-L1 there", flush=True)  # fmt: skip
     models = [(variant, seed) for seed in seeds for variant in options.variants]
     folders = experiment.in_parallel(joint_model, settings, models, "joint models")
     cells = []
