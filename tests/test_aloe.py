@@ -396,6 +396,18 @@ def log_mel(settings=None):
     return encoders.ENCODERS["logmel"](settings)
 
 
+def test_in_mandarin_the_first_character_is_a_task_and_the_only_accent_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(clips, "ROOT", tmp_path)
+    settings = load_settings("mandarin")
+    small = dataclasses.replace(settings.aloe, pool=40, validation=8, test=8)
+    table, tasks = clips.read(dataclasses.replace(settings, aloe=small))
+    assert tasks == ("voice_kind", "keyword")
+    named = table[~table["keyword"].isin(["(other)", "(silence)"])]
+    assert len(named) > 10 and (named["keyword"] == named["text"].str[0]).all()
+
+
 @pytest.mark.parametrize("make", [log_mel, lambda: encoders.layers_of(short_wav2vec2().eval()),
                                   lambda: encoders.layers_of(short_wavlm().eval())],
                          ids=["logmel", "wav2vec2", "wavlm"])  # fmt: skip

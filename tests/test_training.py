@@ -136,6 +136,13 @@ def test_error_rates_are_corpus_sums():
     assert figures["cer"] == pytest.approx(100 * (4 + 2 + 1) / (12 + 0 + 1))
 
 
+def test_a_chinese_character_is_a_word_of_its_own():
+    assert metrics.words("请播放 ok google 的ビデオ") == [*"请播放", "ok", "google", *"的ビデオ"]
+    assert metrics.words("it’s naïve") == ["it’s", "naïve"]
+    counts = metrics.errors("请播放音乐", "请放音月")
+    assert (counts["word_errors"], counts["words"]) == (2, 5)
+
+
 def test_infinite_losses_are_left_out_and_counted():
     frame = pd.DataFrame([{"ctc": c, **metrics.errors("a", "a")} for c in (1.0, math.inf, 3.0)])
     figures = metrics.summarise(frame)

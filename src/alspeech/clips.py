@@ -24,6 +24,7 @@ import soundfile
 from . import corpus as corpora
 from . import readers, synthesis
 from .config import CORPORA, ROOT, Settings, UserError, as_dict
+from .metrics import words
 from .processes import cores
 from .store import code, stored
 
@@ -58,7 +59,10 @@ KEYWORDS = 10  # the most frequent first words; the rest is "(other)", as in Spe
 
 
 def read_synthetic(settings: Settings) -> pd.DataFrame:
-    """Accent, kind of voice and first word of utterances spoken for this purpose."""
+    """Accent, kind of voice and first word of utterances spoken for this purpose.
+
+    In Mandarin the first character; and there is one accent only.
+    """
     sizes = {name: getattr(settings.aloe, name) for name in SPLITS}
     build = replace(settings.build, base=0, **sizes)
     sources = code("corpus", "synthesis", "phrases")
@@ -74,13 +78,13 @@ def read_synthetic(settings: Settings) -> pd.DataFrame:
         voice: voice_kind((files / voice).read_text(errors="replace"))
         for voice in table["voice"].unique()
     }
-    words = table["text"].str.split().str[0]
-    known = words[table["split"] == "pool"].value_counts().index[:KEYWORDS]
+    first = table["text"].map(words).str[0]
+    known = first[table["split"] == "pool"].value_counts().index[:KEYWORDS]
     return table.assign(
         clip_id=table["utt_id"],
-        accent=table["accent"].where(speech),
+        accent=table["accent"].where(speech & (table["accent"].nunique() > 1)),
         voice_kind=table["voice"].map(kinds).where(speech),
-        keyword=words.where(words.isin(known), "(other)").where(speech, "(silence)"),
+        keyword=first.where(first.isin(known), "(other)").where(speech, "(silence)"),
     )
 
 

@@ -5,6 +5,8 @@ CER and WER are corpus sums (errors ÷ reference length), never means of utteran
 
 from __future__ import annotations
 
+import re
+
 import jiwer
 import numpy as np
 import pandas as pd
@@ -15,12 +17,24 @@ from .decoding import best_path
 from .features import FeatureStore
 from .text import Alphabet
 
+# Chinese characters and Japanese kana, which are written without spaces
+_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+
+
+def words(text: str) -> list[str]:
+    """What stands between spaces; a Chinese character or kana is a word of its own, as in the
+    mixed error rate that is usual for such languages."""
+    return _UNSPACED.sub(r" \1 ", text).split()
+
 
 def errors(reference: str, hypothesis: str) -> dict:
-    """Edit errors and reference lengths of one utterance, in characters and in words."""
+    """Edit errors and reference lengths of one utterance, in characters and in :func:`words`."""
+    in_words = (" ".join(words(reference)), " ".join(words(hypothesis)))
     row = {}
-    for unit, process in (("char", jiwer.process_characters), ("word", jiwer.process_words)):
-        out = process(reference, hypothesis)
+    for unit, out in (
+        ("char", jiwer.process_characters(reference, hypothesis)),
+        ("word", jiwer.process_words(*in_words)),
+    ):
         row[f"{unit}_errors"] = out.substitutions + out.deletions + out.insertions
         row[f"{unit}s"] = out.hits + out.substitutions + out.deletions
     return row

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -50,9 +51,19 @@ METHOD_STYLE = {
 METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
 
 
+# the first of these that is installed draws what Matplotlib's own font lacks
+CHINESE_FONTS = (
+    "Noto Sans SC", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC",
+    "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei",
+)  # fmt: skip
+
+
 def use_style() -> None:
-    """Take on the project's Matplotlib style."""
+    """Take on the project's Matplotlib style, and a font for Chinese characters if there is one."""
     plt.style.use(MPLSTYLE)
+    installed = set(font_manager.get_font_names())
+    chinese = [name for name in CHINESE_FONTS if name in installed][:1]
+    plt.rcParams["font.family"] = ["sans-serif", *chinese]
 
 
 def save(figure, folder: Path, name: str) -> list[Path]:
