@@ -146,7 +146,8 @@ def test_an_absolute_path_in_an_archive_stays_in_its_folder(tmp_path):
     assert not (tmp_path / "escaped").exists()
 
 
-@pytest.mark.parametrize("content", [b"<html>", archive(("a", b"x" * 99999))[:60]])
+@pytest.mark.parametrize("content", [b"<html>", archive(("a", b"x" * 99999))[:60]],
+                         ids=["no archive", "cut short"])  # fmt: skip
 def test_a_broken_archive_is_one_line_and_leaves_nothing(tmp_path, content):
     (tmp_path / "in").mkdir()
     (tmp_path / "bad.tar.gz").write_bytes(content)
