@@ -140,7 +140,8 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_tables(root, undisturbed
     said = server.log.read_text()
     assert "Traceback" not in said and "damaged" not in said
     assert said.count("interrupted: the same command goes on from here") >= ended[130]
-    assert ended[130] == ended[-signal.SIGKILL] == KILLS // 2 and ended[0] >= 2
+    # how many runs came to their end between the kills depends on what else the machine does
+    assert ended[130] == ended[-signal.SIGKILL] == KILLS // 2
 
 
 def alive(pid: int) -> bool:
