@@ -118,8 +118,10 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_tables(root, undisturbed
     expected, (with_speech, without) = undisturbed
     rng = random.Random(4)
     server = Server(root, ALSPEECH_JOBS="1", ALSPEECH_CHECKPOINT_SECONDS="0")
-    kills, runs, ended = 0, 0, {}
-    while kills < KILLS or runs > 0:  # the last chain of runs ends with tables, too
+    kills, runs, ended = 0, 0, {0: 0}
+    # the last chain of runs ends with tables, too; and on a busy machine, where kills come early in
+    # a run, a second one follows
+    while kills < KILLS or runs > 0 or ended[0] < 2:
         group = server.start()
         runs += 1
         if kills < KILLS:
@@ -140,8 +142,7 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_tables(root, undisturbed
     said = server.log.read_text()
     assert "Traceback" not in said and "damaged" not in said
     assert said.count("interrupted: the same command goes on from here") >= ended[130]
-    # how many runs came to their end between the kills depends on what else the machine does
-    assert ended[130] == ended[-signal.SIGKILL] == KILLS // 2
+    assert ended[130] == ended[-signal.SIGKILL] == KILLS // 2 and ended[0] >= 2
 
 
 def alive(pid: int) -> bool:
