@@ -75,7 +75,7 @@ distclean: clean ## remove the installation, too
 	rm -rf .venv
 
 # ---- how things are made
-SOURCES := $(wildcard src/alspeech/*.py src/alspeech/*.mplstyle configs/$(PRESET).yaml)
+SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyle) configs/$(PRESET).yaml)
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \

@@ -14,83 +14,40 @@ where the parts are egl, autograd, beam, training, loss_prediction, aloe, growth
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
+import parts
 import torch
+from measure import REPEATS, UTTERANCES, table
 
-from alspeech import experiment, plots
-from alspeech.config import ROOT, UserError, load_settings
-from alspeech.processes import keep_freed_memory
+from alspeech import experiment
+from alspeech.workshop import plots
+from alspeech.workshop.config import ROOT, load_settings
+from alspeech.workshop.errors import UserError, one_of
+from alspeech.workshop.processes import keep_freed_memory
+from alspeech.workshop.provenance import surroundings
+from alspeech.workshop.store import write_json
 
-K, REPEATS, UTTERANCES = 100, 5, 128
 OUTPUT = ROOT / "build" / "bench"
 PARTS = ("egl", "autograd", "beam", "training", "loss_prediction", "aloe", "growth", "gpu")
 
 
-def row(name: str, ours: float, theirs: float | None = None, unit: str = "ms an utterance") -> dict:
-    """One line of the table: a time (or number) of ours, of a rival, how many times faster."""
-    ratio = theirs / ours if theirs is not None and ours else None
-    return {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit}
-
-
-def median_ms(call, utterances: int, repeats: int = REPEATS) -> float:
-    """Median milliseconds an utterance of ``call()``, which handles so many of them."""
-    call()  # warm-up: kernels compiled, memory allocated
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return 1e3 * statistics.median(times) / utterances
-
-
-def pool_batches(size: int = 32) -> tuple:
-    """The laptop preset's first base model, and at least UTTERANCES of its pool in batches drawn at
-    random, with transcripts."""
-    settings = load_settings("laptop")
-    data = experiment.prepare(settings)
-    model = experiment.load_base(settings, seed=0).cpu()
-    pool = data.split("pool")
-    batches = []
-    for index in data.store.groups(pool, size, np.random.default_rng(0)):
-        batches.append(data.store.batch(pool.iloc[index], data.alphabet.encode))
-        if sum(map(len, batches)) >= UTTERANCES:
-            return model, batches
-
-
-def table(rows: list[dict]) -> str:
-    lines = [f"{'':<64}{'ours':>10}{'theirs':>10}{'ratio':>9}"]
-    number = lambda x, width: " " * width if x is None else f"{x:>{width}.4g}"  # noqa: E731
-    for r in rows:
-        ratio = f"{r['ratio']:>8.1f}x" if r["ratio"] is not None else " " * 9
-        cells = number(r["ours"], 10) + number(r["theirs"], 10)
-        lines.append(f"{r['name']:<64}{cells}{ratio}  {r['unit']}")
-    return "\n".join(lines)
-
-
-def main(parts: list[str]) -> None:
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        raise UserError(f"unknown part '{unknown[0]}': choose of {', '.join(PARTS)}")
+def main(names: list[str]) -> None:
+    for part in names:
+        one_of("part", part, PARTS)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     experiment.base_models(replace(load_settings("laptop"), seeds=1))  # before any clock runs
-    for part in parts:
+    for part in names:
         print(f"# {part}", flush=True)
         subprocess.run([sys.executable, __file__, "--part", part], check=True)
     found = [OUTPUT / f"{part}.json" for part in PARTS]
     records = {path.stem: json.loads(path.read_text()) for path in found if path.exists()}
     rows = [r for record in records.values() for r in record["rows"]]
-    where = {**experiment.surroundings(), "utterances": UTTERANCES, "repeats": REPEATS}
-    experiment.write_json(ROOT / "build" / "bench.json", {"where": where, "rows": rows})
+    where = {**surroundings(), "utterances": UTTERANCES, "repeats": REPEATS}
+    write_json(ROOT / "build" / "bench.json", {"where": where, "rows": rows})
     print("\n" + table(rows))
     if {"egl", "growth"} <= records.keys():
         picture(records["egl"]["curve"], records["growth"]["curve"])
@@ -121,17 +78,14 @@ def picture(directions: list[dict], growth: list[dict]) -> None:
 
 
 def run_part(part: str) -> None:
-    import parts
-
     torch.set_num_threads(1)
     keep_freed_memory()
     record = getattr(parts, part)()
-    experiment.write_json(OUTPUT / f"{part}.json", record)
+    write_json(OUTPUT / f"{part}.json", record)
     print(table(record["rows"]), flush=True)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     try:
         run_part(sys.argv[2]) if sys.argv[1:2] == ["--part"] else main(sys.argv[1:] or list(PARTS))
     except UserError as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,29 +17,24 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from bench import K, median_ms, pool_batches, row
-from rivals import (
-    AUTOGRAD,
-    FLASHLIGHT,
-    Packed,
-    flashlight,
-    pyctcdecode,
-    rescored,
-)
+from measure import K, laptop, median_ms, pool_batches, row
+from rivals import AUTOGRAD, FLASHLIGHT, Packed, flashlight, pyctcdecode, rescored
 from torch import nn
 
-from alspeech import aloe as aloe_system
 from alspeech import querying
 from alspeech.acquisition import ACQUISITIONS
-from alspeech.config import TrainingConfig, load_settings
 from alspeech.ctc import ctc_losses, labelings_gradients
 from alspeech.decoding import n_best
-from alspeech.features import Batch, FeatureStore
 from alspeech.gradients import Tape, expected_gradient_length, plain_egl
-from alspeech.joint import JointRecogniser
 from alspeech.model import Bidirectional, DeepSpeech2
+from alspeech.sisters import aloe as aloe_system
+from alspeech.sisters import few_labels
+from alspeech.sisters.joint import JointRecogniser
+from alspeech.speech.features import Batch, FeatureStore
 from alspeech.statistics import interval, spearman
 from alspeech.training import autocast
+from alspeech.workshop.config import ROOT, TrainingConfig, load_settings
+from alspeech.workshop.processes import keep_freed_memory
 
 DIRECTIONS = (1, 2, 3, 4, 5, 6, 8)
 DEFAULT = 5
@@ -210,9 +208,6 @@ def loss_prediction() -> dict:
 
 def growth() -> dict:
     """EGL over pools of 1 k, 10 k and 50 k utterances, features streamed from the disk."""
-    import json
-    import subprocess
-
     curve = []
     for size in (1000, 10_000, 50_000):
         call = f"import parts, json; print(json.dumps(parts.growth_of({size})))"
@@ -237,30 +232,33 @@ def growth() -> dict:
 
 def growth_of(size: int) -> dict:
     """Time and memory of one pool; the laptop pool's features over and over under new names."""
-    import time
-
-    from alspeech import experiment
-    from alspeech.processes import keep_freed_memory
-
     torch.set_num_threads(1)
     keep_freed_memory()
-    settings = load_settings("laptop")
-    data = experiment.prepare(settings)
-    model = experiment.load_base(settings, seed=0).cpu()
-    pool = data.split("pool")
-    with tempfile.TemporaryDirectory(dir=experiment.ROOT / "build") as folder:
-        tile(Path(folder), data.store, list(pool["utt_id"]), size)
+    data, model = laptop()
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
+        tile(Path(folder), data.store, list(data.split("pool")["utt_id"]), size)
         store = FeatureStore(Path(folder))
         utterances = pd.DataFrame({"utt_id": list(store.frames)})
         querying.score(model, store, utterances[:200], "egl")  # warm-up
-        peak = [anonymous_mib()]
-        begun = time.perf_counter()
-        scores = querying.score(
-            model, store, utterances, "egl", report=lambda *_: peak.append(anonymous_mib())
-        )
+        gauge, begun = Gauge(), time.perf_counter()
+        scores = querying.score(model, store, utterances, "egl", checkpoint=gauge)
         seconds = time.perf_counter() - begun
     assert len(scores) == size and np.isfinite(scores).all()
-    return {"utterances": size, "ms": 1e3 * seconds / size, "mib": max(peak)}
+    return {"utterances": size, "ms": 1e3 * seconds / size, "mib": gauge.mib}
+
+
+class Gauge:
+    """In a checkpoint's place: looks at the memory after each batch, and keeps nothing else."""
+
+    def __init__(self):
+        self.mib = anonymous_mib()
+
+    def load(self) -> None:
+        return None
+
+    def due(self) -> bool:
+        self.mib = max(self.mib, anonymous_mib())
+        return False
 
 
 def tile(folder: Path, store: FeatureStore, utt_ids: list, size: int) -> None:
@@ -309,8 +307,8 @@ def gpu() -> dict:
 
 
 def plain_train(X, y, classes, labelled, runs, step, config):
-    """What aloe.train does, the plain way: one nn.Linear and one Adam a learner, initial weights
-    and order of its own."""
+    """What few_labels.train does, the plain way: one nn.Linear and one Adam a learner, initial
+    weights and order of its own."""
     X, y = torch.tensor(X), torch.tensor(y)  # copies: those may be read-only
     weights, biases = [], []
     for rows, run in zip(labelled, runs, strict=True):
@@ -332,29 +330,29 @@ def aloe() -> dict:
     settings = load_settings("laptop")
     encoder, config = settings.aloe.encoders[0], settings.aloe
     aloe_system.embeddings(settings, encoder)
-    task, data = aloe_system.load(settings, "voice_kind", encoder)
-    C, rows = len(task.classes), []
+    task, X = aloe_system.load(settings, "voice_kind", encoder)
+    y, C, rows = task.labels, len(task.classes), []
     rng = np.random.default_rng(0)
     for count in (50, 330, 630):
-        sets = [rng.permutation(data.pool)[:count] for _ in range(12)]
-        arguments = lambda sets: (data.X, data.y, C, sets, range(len(sets)), 1, config)  # noqa: E731
-        ours = median_ms(lambda: aloe_system.train(*arguments(sets)), 12)  # noqa: B023
+        sets = [rng.permutation(task.rows("pool"))[:count] for _ in range(12)]
+        arguments = lambda sets: (X, y, C, sets, range(len(sets)), 1, config)  # noqa: E731
+        ours = median_ms(lambda: few_labels.train(*arguments(sets)), 12)  # noqa: B023
         theirs = median_ms(lambda: plain_train(*arguments(sets[:1])), 1, 3)  # noqa: B023
         name = f"ALOE: a fresh classifier, {count} labels, nn.Linear + Adam"
         rows.append(row(name, ours, theirs, "ms a classifier"))
     # the whole protocol, scores of the pool and all: Figure 3's strategies, both modes, one run
     short = replace(config, steps=10)
-    protocol = lambda runs, names: aloe_system.simulate(  # noqa: E731
-        data, runs, names, aloe_system.MODES, short
+    protocol = lambda runs, names: few_labels.simulate(  # noqa: E731
+        task, X, runs, names, few_labels.MODES, short
     )[0]
     names = ("random", "margin", "largest_margin", "least_confidence", "entropy", "norm")
     ours = median_ms(lambda: protocol([0], names), 1)
-    with mock.patch.object(aloe_system, "train", plain_train):
+    with mock.patch.object(few_labels, "train", plain_train):
         theirs = median_ms(lambda: protocol([0], names), 1, 1)
     rows.append(row("ALOE: 10 steps of 6 strategies, both modes", ours, theirs, "ms a run"))
     ends = []
-    for train in (aloe_system.train, plain_train):
-        with mock.patch.object(aloe_system, "train", train):
+    for train in (few_labels.train, plain_train):
+        with mock.patch.object(few_labels, "train", train):
             curves = protocol(range(10), ("random",))
         last = curves[(curves["step"] == short.steps) & (curves["mode"] == "aware")]
         ends.append(last.sort_values("run")["test"].to_numpy())

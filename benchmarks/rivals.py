@@ -14,14 +14,14 @@ import tempfile
 
 import numpy as np
 import torch
-from bench import REPEATS, K
+from measure import REPEATS, K
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from alspeech.config import ROOT
 from alspeech.ctc import labelings_log_p
 from alspeech.decoding import Hypotheses
-from alspeech.text import ENGLISH
+from alspeech.speech.text import ENGLISH
+from alspeech.workshop.config import ROOT
 
 RIVALS = ROOT / "build" / "rivals"  # made by `make bench`
 

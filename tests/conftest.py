@@ -15,10 +15,10 @@ import pytest
 import soundfile
 import torch
 
-from alspeech.config import LossPredictionConfig, ModelConfig
-from alspeech.features import Batch
-from alspeech.joint import JointRecogniser
 from alspeech.model import DeepSpeech2
+from alspeech.sisters.joint import JointRecogniser
+from alspeech.speech.features import Batch
+from alspeech.workshop.config import LossPredictionConfig, ModelConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared" / "data"

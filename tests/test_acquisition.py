@@ -17,10 +17,10 @@ from alspeech.acquisition import (
     mean_entropy,
     path_ctc,
 )
-from alspeech.config import UserError
 from alspeech.decoding import n_best
-from alspeech.features import Batch
-from alspeech.plots import METHOD_STYLE
+from alspeech.speech.features import Batch
+from alspeech.workshop.errors import UserError
+from alspeech.workshop.plots import METHOD_STYLE
 
 
 def test_uniform_posterior_has_entropy_log_v():

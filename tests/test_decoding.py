@@ -8,7 +8,7 @@ import torch
 
 from alspeech.ctc import labelings_log_p
 from alspeech.decoding import n_best
-from alspeech.text import Alphabet
+from alspeech.speech.text import Alphabet
 
 
 def all_labelings(log_probs: torch.Tensor) -> dict:

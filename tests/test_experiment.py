@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, alspeech
 
-from alspeech.config import load_settings
-from alspeech.experiment import grid, table1
+from alspeech.experiment import grid
+from alspeech.tables import table1
+from alspeech.workshop.config import load_settings
+from alspeech.workshop.errors import UserError
 
 
 def test_the_grid_has_every_cell_once():
@@ -42,17 +44,76 @@ def test_bad_input_is_one_line_that_names_what_is_valid(root, arguments, words):
     assert all(word in line for word in words)
 
 
-@pytest.mark.parametrize("line, words", [
-    ("strategies: [random, elg]", ["unknown strategy 'elg'", "entropy, pctc, egl"]),
-    ("query_percents: [10, 140]", ["140 is outside (0, 100]"]),
-    ("seeds: 0", ["seeds is 0"]),
+@pytest.mark.parametrize("text, words", [
+    # keys
     ("sedes: 3", ["unknown key 'sedes'", "seeds"]),
     ("training: {rat: 1}", ["training: unknown key 'rat'", "rate"]),
-    ("build: {pool: 0}", ["build: pool is 0", "at least one"]),
-    ("build: {alphabet: greek}", ["unknown alphabet 'greek'", "english, learned"]),
-    ("build: {min_seconds: 9, max_seconds: 3}", ["min_seconds 9", "below the second"]),
+    ("pseudo_labels: {warmup: 1}", ["pseudo_labels: unknown key 'warmup'", "warm_up"]),
+    ("3: 4", ["unknown key '3'"]),
+    ("corpus: fsdd", ["corpus is no key of a preset"]),
+    # kinds of values
+    ("seeds: three", ["seeds is three", "whole number"]),
+    ("seeds: 2.5", ["seeds is 2.5", "whole number"]),
+    ("seeds: yes", ["seeds is True", "whole number"]),
+    ("strategies: random", ["strategies is random", "a list"]),
+    ("query_percents: [10, ten]", ["query_percents is ten", "number"]),
+    ("model: [3, 4]", ["model is [3, 4]", "keys and values"]),
+    ("training: {rate: fast}", ["training: rate is fast", "number"]),
+    ("aloe: {encoders: 3}", ["aloe: encoders is 3", "a list"]),
+    ("build: {pool: 1600 utterances}", ["build: pool is 1600 utterances", "whole number"]),
+    ("loss_prediction: {hybrid: perhaps}", ["loss_prediction: hybrid is perhaps", "boolean"]),
+    # ranges, in every section
+    ("query_percents: [10, 140]", ["query_percents is 140", "less than or equal to 100"]),
+    ("seeds: 0", ["seeds is 0", "greater than or equal to 1"]),
+    ("egl_method: guess", ["egl_method is guess", "'rank'", "'exact'"]),
+    ("build: {pool: 0}", ["build: pool is 0", "greater than or equal to 1"]),
+    ("build: {alphabet: greek}", ["build: alphabet is greek", "'english' or 'learned'"]),
+    ("build: {language: la}", ["build: language is la", "'en' or 'cmn'"]),
+    ("build: {min_seconds: 9, max_seconds: 3}", ["min_seconds 9 must be below max_seconds 3"]),
+    ("build: {language: cmn}", ["alphabet english with language cmn", "alphabet: learned"]),
+    ("model: {cell: gruu}", ["model: cell is gruu", "'lstm'"]),
+    ("model: {kernels: [[5, 5]]}", ["model: kernels and strides"]),
+    ("training: {rate: 0}", ["training: rate is 0", "greater than 0"]),
+    ("training: {rate: .nan}", ["training: rate is nan", "finite"]),
+    ("training: {weight_decay: -1}", ["training: weight_decay is -1", "greater than or equal"]),
+    ("loss_prediction: {detach: 2}", ["loss_prediction: detach is 2", "less than or equal to 1"]),
+    ("loss_prediction: {rounds: [20, 10]}", ["loss_prediction: rounds must be rising"]),
+    ("loss_prediction: {variants: [joint]}", ["loss_prediction: variants must name joint, no_p"]),
+    ("pseudo_labels: {dropout: 1}", ["pseudo_labels: dropout is 1", "less than 1"]),
+    ("pseudo_labels: {query_percents: [100]}", ["pseudo_labels: query_percents is 100"]),
+    ("aloe: {runs: 0}", ["aloe: runs is 0", "greater than or equal to 1"]),
+    ("aloe: {encoders: []}", ["aloe: encoders is []", "at least 1"]),
+    ("aloe: {strategies: [margin]}", ["aloe: strategies must name random"]),
+    # files
+    ("seeds: [1, 2", ["not to be read as YAML: line 1"]),
+    ("seeds: 1\n  pool: 3\n", ["not to be read as YAML: line 2"]),
+    ("", ["nothing in it", "keys and values"]),
+    ("- seeds\n- pool\n", ["['seeds', 'pool']", "no mapping", "keys and values"]),
+    ("\xff: 3".encode("latin1"), ["not to be read as YAML"]),
+    ("egl_method: " + "a" * 10_000, ["egl_method is aaa"]),
 ])  # fmt: skip
-def test_a_bad_preset_file_is_one_line(root, line, words):
+def test_a_bad_preset_file_is_one_short_line(root, monkeypatch, text, words):
+    monkeypatch.setattr("alspeech.workshop.config.ROOT", root)
+    content = text if isinstance(text, bytes) else text.encode()
+    (root / "configs" / "bad.yaml").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_settings("bad")
+    message = str(error.value)
+    assert message.startswith("bad.yaml: ") and all(word in message for word in words), message
+    assert "\n" not in message and len(message) < 300
+
+
+def test_numbers_are_read_as_people_write_them(root, monkeypatch):
+    monkeypatch.setattr("alspeech.workshop.config.ROOT", root)
+    (root / "configs" / "mine.yaml").write_text("training: {rate: 1e-3, clip: 5}\n")
+    assert load_settings("mine").training.rate == 0.001  # for YAML 1.1 that is a string
+
+
+@pytest.mark.parametrize("line, words", [
+    ("strategies: [random, elg]", ["unknown strategy 'elg'", "entropy, pctc, egl"]),
+    ("seeds: three", ["bad.yaml: seeds is three"]),
+])  # fmt: skip
+def test_a_bad_preset_ends_the_command_with_one_line(root, line, words):
     (root / "configs" / "bad.yaml").write_text(line + "\n")
     done = alspeech(root, "run", "--preset", "bad")
     assert done.returncode == 2
@@ -74,10 +135,11 @@ import subprocess
 import sys
 
 import pandas as pd
-from alspeech.config import load_settings
+from alspeech.workshop.config import load_settings
+from alspeech.workshop.errors import UserError
 from alspeech.experiment import base_model
 for preset in ("tiny", "warm"):
-    folder = base_model(load_settings(preset), seed=0)
+    folder = base_model(load_settings(preset), seed=0).folder()
     print(pd.read_csv(folder / "history.csv")["train_loss"].iloc[0])
 """
 

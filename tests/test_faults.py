@@ -230,18 +230,18 @@ def gone(run: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("change, status, words", [
-    ("base_rate: 1.e+30", 2, ["base model seed", "the training loss is", "learning rate"]),
-    ("weight_decay: -1", 1, ["base model seed", "ValueError", "build/synthetic-bad/error.log"]),
+    (("{base_ep", "{base_rate: 1.e+30, base_ep"), 2, ["the training loss is", "learning rate"]),
+    # more memory than an address has room for
+    (("hidden: 12", "hidden: 1000000000000"), 1, ["RuntimeError", "synthetic-bad/error.log"]),
 ])  # fmt: skip
 def test_an_error_in_a_worker_is_one_line_with_what_and_where(root, change, status, words):
     tiny = (root / "configs" / "tiny.yaml").read_text()
-    (root / "configs" / "bad.yaml").write_text(
-        tiny.replace("{base_epochs", f"{{{change}, base_epochs")
-    )
+    (root / "configs" / "bad.yaml").write_text(tiny.replace(*change))
     done = alspeech(root, "run", "--preset", "bad", ALSPEECH_JOBS=str(3 - status))
     assert done.returncode == status and "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ") and all(word in line for word in words), line
+    assert line.startswith("error: base model seed"), line
+    assert all(word in line for word in words), line
     log = root / "build" / "synthetic-bad" / "error.log"
     assert log.exists() == (status == 1) and (status == 2 or "Traceback" in log.read_text())
 

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from alspeech import gradients
 from alspeech.acquisition import expected_squared_norm
-from alspeech.config import ModelConfig
 from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
 from alspeech.decoding import n_best
 from alspeech.gradients import (
@@ -19,6 +18,7 @@ from alspeech.gradients import (
     outer_squared_norms,
 )
 from alspeech.model import DeepSpeech2
+from alspeech.workshop.config import ModelConfig
 
 CELLS = ["rnn", "gru", "lstm"]
 

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from conftest import REPOSITORY, SHARED, alspeech
 
-from alspeech.notebooks import players
+from alspeech.speech.players import players
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PAPER = NOTEBOOKS[:4]

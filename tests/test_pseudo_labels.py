@@ -9,32 +9,34 @@ import pytest
 import torch
 from conftest import REPOSITORY, TINY, alspeech, tiny_model
 
-from alspeech import pseudo_labels, slimipl
-from alspeech.config import PseudoLabelConfig, Settings, TrainingConfig, UserError, load_settings
 from alspeech.ctc import ctc_losses
-from alspeech.experiment import Corpus
-from alspeech.features import Batch, group_by_length
-from alspeech.slimipl import (
+from alspeech.model import DeepSpeech2
+from alspeech.sisters import pseudo_labels, slimipl
+from alspeech.sisters.slimipl import (
     SUPERVISED,
     UNSUPERVISED,
     Cache,
-    Dropout,
     Monitor,
-    Passes,
     Recipe,
     Target,
     average,
     entropies,
     make_target,
+    passes,
     plan,
+    recurrent_dropout,
     sharpen,
     soft_loss,
     train,
     unsupervised_loss,
     valid_frames,
 )  # fmt: skip
-from alspeech.store import Checkpoint
-from alspeech.text import Alphabet
+from alspeech.speech.corpus import Corpus
+from alspeech.speech.features import Batch, group_by_length
+from alspeech.speech.text import Alphabet
+from alspeech.workshop.config import PseudoLabelConfig, Settings, TrainingConfig, load_settings
+from alspeech.workshop.errors import UserError
+from alspeech.workshop.store import Checkpoint
 
 AB = Alphabet(" abc")  # with the blank, as many symbols as conftest's tiny models
 HALF, QUARTER = math.log(2), math.log(4)
@@ -215,17 +217,18 @@ class Features:
 
 @pytest.fixture
 def speech(tmp_path):
-    texts = ["ab", "ca", "b", "abc"] * 6
+    texts = ["ab", "ca", "b", "abc"] * 7
     manifest = pd.DataFrame({
-        "utt_id": [f"u{n}" for n in range(24)], "text": texts, "duration": 0.16,
-        "split": ["base"] * 8 + ["pool"] * 12 + ["validation"] * 4,
+        "utt_id": [f"u{n}" for n in range(28)], "text": texts, "duration": 0.16,
+        "split": ["base"] * 8 + ["pool"] * 12 + ["validation"] * 4 + ["test"] * 4,
     })  # fmt: skip
-    return Corpus(tmp_path, manifest, Features(24, 0), AB)
+    return Corpus(tmp_path, manifest, Features(28, 0), AB)
 
 
 CONFIG = PseudoLabelConfig(
-    warm_up=4, blocks=3, supervised=1, unsupervised=2, cache=2, replacement=0.5, every=100
-)
+    warm_up=4, blocks=3, supervised=1, unsupervised=2, cache=2, replacement=0.5, every=100,
+    rate=1e-2,
+)  # fmt: skip
 SETTINGS = Settings("tiny", model=TINY, training=TrainingConfig(batch=4), pseudo_labels=CONFIG)
 
 
@@ -240,14 +243,15 @@ class Watch:
         return False
 
 
-def go(speech, folder, recipe, config=CONFIG, steps=None, rate=1e-2, measure=None, **more):
+def go(speech, folder, recipe, config=CONFIG, steps=None, measure=None):
     folder.mkdir(exist_ok=True)
     model = tiny_model(dtype=torch.float32)
     measure = measure or Watch()
+    settings = dataclasses.replace(SETTINGS, pseudo_labels=config)
     counts = train(
-        model, speech, speech.split("base"), speech.split("pool"), SETTINGS, config,
-        plan(config)[config.warm_up :] if steps is None else steps, recipe, rate=rate,
-        dropout=0.1, seed=0, checkpoint=Checkpoint(folder / "checkpoint"), measure=measure, **more,
+        model, speech, speech.split("base"), speech.split("pool"), settings,
+        plan(config)[config.warm_up :] if steps is None else steps, recipe,
+        seed=0, checkpoint=Checkpoint(folder), measure=measure,
     )  # fmt: skip
     return model, counts, measure
 
@@ -260,7 +264,7 @@ def same(a, b):
 
 
 def test_warm_up_labels_nothing_and_filling_the_cache_updates_nothing(speech, tmp_path):
-    counts = go(speech, tmp_path / "a", None, steps=plan(CONFIG)[: CONFIG.warm_up])[1]
+    counts = go(speech, tmp_path / "a", Recipe(), steps=plan(CONFIG)[: CONFIG.warm_up])[1]
     assert counts["labelled_updates"] == 4 and counts["unlabelled_updates"] == 0
     assert counts["pseudo_labelled"] == 0
     filling = [UNSUPERVISED] * CONFIG.cache
@@ -304,7 +308,8 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(
     speech, tmp_path, monkeypatch, recipe
 ):
     monkeypatch.setattr(Checkpoint, "due", lambda self: True)
-    whole, counts, _ = go(speech, tmp_path / "whole", recipe)
+    config = dataclasses.replace(CONFIG, blocks=5)  # pass after pass, before the kill and after it
+    whole, counts, _ = go(speech, tmp_path / "whole", recipe, config)
 
     class Killed(Watch):
         def __call__(self, model, step):
@@ -312,25 +317,24 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(
                 raise KeyboardInterrupt
             return super().__call__(model, step)
 
-    config = dataclasses.replace(CONFIG, every=7)
+    killed = dataclasses.replace(config, every=7)
     with pytest.raises(KeyboardInterrupt):
-        go(speech, tmp_path / "part", recipe, config, measure=Killed())
-    again, more, _ = go(speech, tmp_path / "part", recipe)
+        go(speech, tmp_path / "part", recipe, killed, measure=Killed())
+    again, more, _ = go(speech, tmp_path / "part", recipe, config)
     assert same(again, whole) and more == counts
 
 
 def test_dropout_acts_in_training_only_and_leaves_the_model_as_it_was():
     model, features = tiny_model(), torch.randn(2, 16, TINY.bins, dtype=torch.float64)
     names, plain = list(model.state_dict()), model(features)
-    dropout = Dropout(model, 0.5)
-    assert torch.equal(model(features), plain)
+    with recurrent_dropout(model, 0.5):
+        assert torch.equal(model(features), plain)
     for layer in model.modules():  # batch norm as it is, so that only dropout can differ
         layer.training = isinstance(layer, slimipl.Bidirectional)
-    assert not torch.equal(model(features), plain)
-    dropout.p = 0.0
-    assert torch.equal(model(features), plain)
-    dropout.p = 0.5
-    dropout.remove()
+    with recurrent_dropout(model, 0.5):
+        assert not torch.equal(model(features), plain)
+    with recurrent_dropout(model, 0.0):
+        assert torch.equal(model(features), plain)
     assert torch.equal(model(features), plain) and list(model.state_dict()) == names
 
 
@@ -345,16 +349,11 @@ def test_the_average_moves_by_one_minus_decay_and_counts_batches():
     assert teacher.layers[1].num_batches_tracked == 3
 
 
-def test_passes_hold_every_utterance_once_and_go_on_where_another_was(speech):
+def test_passes_hold_every_utterance_once_each_in_another_order(speech):
     pool = speech.split("pool")
-    order = Passes(speech.store, pool, 5, 0)
-    first = [next(order) for _ in range(3)]
-    assert sorted(row for rows in first for row in rows) == list(range(12))
-    seen = [next(order) for _ in range(2)]
-    other = Passes(speech.store, pool, 5, 1)
-    other.go_on(order.state, order.done)
-    assert [next(other).tolist() for _ in range(4)] == [next(order).tolist() for _ in range(4)]
-    assert len(seen) == 2
+    order = passes(speech.store, pool, 5, 0)
+    first, second = ([row for _ in range(3) for row in next(order)] for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(12)) and first != second
 
 
 # ---------------------------------------------------------------- monitor
@@ -387,7 +386,7 @@ def test_the_monitor_measures_what_a_model_says_and_tells_a_collapse(speech):
             return frames(*[self.paths] * len(features))
 
     pool = speech.split("pool")  # "ab", "ca", "b", "abc", three of each: 24 letters, 12 words
-    monitor = Monitor(speech, pool, SETTINGS, CONFIG)
+    monitor = Monitor(speech, SETTINGS)
     assert not monitor(Says([2, 3, 0, 0]), 0)  # "ab": 3 words of 12 are right
     row = monitor.state["rows"][0]
     assert row["blank_share"] == 0.5 and row["length_ratio"] == 1.0
@@ -420,18 +419,18 @@ def test_a_loss_that_is_not_finite_says_so(speech, tmp_path):
 
 
 @pytest.mark.parametrize("line, message", [
-    ("cache: 0", "cache is 0: at least 1 is needed"),
-    ("replacement: 1.5", "replacement is 1.5: give a share"),
-    ("dropout: 1.0", "dropout is 1.0: give a number"),
-    ("temperature: 0", "temperature is 0: it must be above 0"),
-    ("query_percents: [100]", "query percentage 100 is outside .* no audio to pseudo-label"),
+    ("cache: 0", "cache is 0: .* greater than or equal to 1"),
+    ("replacement: 1.5", "replacement is 1.5: .* less than or equal to 1"),
+    ("dropout: 1.0", "dropout is 1.0: .* less than 1"),
+    ("temperature: 0", "temperature is 0: .* greater than 0"),
+    ("query_percents: [100]", "query_percents is 100: .* less than 100"),
     ("anchored: [hardest]", "unknown method 'hardest': choose one of supervised"),
     ("strategies: [egel]", "unknown strategy 'egel'"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_in_one_line(root, monkeypatch, line, message):
     path = root / "configs" / "tiny.yaml"
     path.write_text(path.read_text() + f"pseudo_labels: {{{line}}}\n")
-    monkeypatch.setattr("alspeech.config.ROOT", root)
+    monkeypatch.setattr("alspeech.workshop.config.ROOT", root)
     with pytest.raises(UserError, match=message):
         settings = load_settings("tiny")
         pseudo_labels.check_names(settings)
@@ -453,11 +452,12 @@ def test_a_teacher_that_says_nothing_after_the_warm_up_is_told_in_one_line(
     silent = manifest.assign(text=manifest["text"].where(manifest["split"] != "base", ""))
     corpus = dataclasses.replace(speech, manifest=silent)
     monkeypatch.setattr(pseudo_labels, "prepare", lambda settings: corpus)
-    monkeypatch.setattr(pseudo_labels, "CELLS", tmp_path)
+    untrained = lambda settings, seed: DeepSpeech2(settings.model, len(AB))  # noqa: E731
+    monkeypatch.setattr(pseudo_labels, "new_model", untrained)
     config = dataclasses.replace(CONFIG, warm_up=40, warm_up_rate=3e-2)
     settings = dataclasses.replace(SETTINGS, pseudo_labels=config)
     with pytest.raises(UserError, match=r"warm_up = 40 .* nothing but blanks.*: raise warm_up"):
-        pseudo_labels.warm_up(settings, 0)
+        pseudo_labels.warm_up(settings, 0).compute(tmp_path)
 
 
 def test_the_notebook_regenerates_figures_and_tables(root):

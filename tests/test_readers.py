@@ -12,9 +12,9 @@ import soundfile
 import torchaudio
 from conftest import REPOSITORY, SHARED, alspeech
 
-from alspeech import readers
-from alspeech.config import UserError
-from alspeech.corpus import check_data
+from alspeech.speech import readers
+from alspeech.speech.manifests import check_data
+from alspeech.workshop.errors import UserError
 
 
 def speech(path, seconds=1.0, rate=16000, seed=0):

@@ -12,13 +12,15 @@ from conftest import REPOSITORY, TINY, manifest_of, tiny_batch, tiny_model
 from test_decoding import all_labelings, posterior
 
 from alspeech import metrics, statistics, training
-from alspeech.config import TrainingConfig, UserError, load_settings
+from alspeech.acquisition import ACQUISITIONS
 from alspeech.ctc import ctc_losses
-from alspeech.features import FeatureStore
 from alspeech.model import DeepSpeech2, count_parameters
 from alspeech.querying import query, rank, score
-from alspeech.store import Checkpoint
-from alspeech.text import Alphabet
+from alspeech.speech.features import FeatureStore
+from alspeech.speech.text import Alphabet
+from alspeech.workshop.config import TrainingConfig, load_settings
+from alspeech.workshop.errors import UserError
+from alspeech.workshop.store import Checkpoint
 
 ABC = Alphabet("abcd")
 
@@ -264,8 +266,8 @@ def test_a_model_takes_batches_of_one_length():
 class Killed(Checkpoint):
     """Saves after every batch; the process dies with the ``n``-th."""
 
-    def __init__(self, path, n):
-        super().__init__(path)
+    def __init__(self, folder, n):
+        super().__init__(folder)
         self.left = n
 
     def due(self):
@@ -287,22 +289,21 @@ def test_a_training_killed_after_any_batch_ends_with_the_same_bits(store, tmp_pa
         torch.manual_seed(0)
         model = DeepSpeech2(replace(TINY, cell=cell), len(ABC))
         history = fit(model, store, manifest, epochs=3, checkpoint=checkpoint, **masked)
-        return model.state_dict(), history.drop(columns="seconds")
+        return model.state_dict(), history
 
     weights, history = train()
     batches = 3 * len(store.groups(manifest[:32], 8))
-    path = tmp_path / "checkpoint"
     for n in range(1, batches + 1):  # dies anew after each batch that it gets done
-        assert path.exists() == (n > 1)
+        assert Checkpoint(tmp_path).path.exists() == (n > 1)
         with pytest.raises(KeyboardInterrupt):
-            train(Killed(path, 1))
-    resumed, its_history = train(Killed(path, 1))  # only validation is left
+            train(Killed(tmp_path, 1))
+    resumed, its_history = train(Killed(tmp_path, 1))  # only validation is left
     assert its_history.equals(history)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
 
 def test_a_damaged_checkpoint_is_noticed_and_training_begins_anew(tmp_path, capsys):
-    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint = Checkpoint(tmp_path)
     checkpoint.save({"weights": torch.arange(1000.0), "epoch": 3})
     data = bytearray(checkpoint.path.read_bytes())
     assert checkpoint.load()["epoch"] == 3
@@ -312,10 +313,19 @@ def test_a_damaged_checkpoint_is_noticed_and_training_begins_anew(tmp_path, caps
         assert "checkpoint is damaged: beginning anew" in capsys.readouterr().err
 
 
-def test_scoring_goes_on_from_the_batches_that_were_done(store):
+def test_scoring_goes_on_from_the_batches_that_were_done(store, tmp_path, monkeypatch):
     store, manifest = store
-    model, seen = tiny_model(dtype=torch.float32, symbols=len(ABC)), []
-    whole = score(model, store, manifest, "egl", report=lambda scores: seen.append(dict(scores)))
-    after = []
-    again = score(model, store, manifest, "egl", known=seen[1], report=lambda s: after.append(1))
-    assert again.equals(whole) and len(after) == len(seen) - 2
+    model, scored = tiny_model(dtype=torch.float32, symbols=len(ABC)), []
+
+    def counted(model, batch, **options):
+        scored.append(batch.utt_ids)
+        return egl(model, batch, **options)
+
+    egl = ACQUISITIONS["egl"]
+    monkeypatch.setitem(ACQUISITIONS, "egl", counted)
+    whole, all_batches = score(model, store, manifest, "egl"), list(scored)
+    scored.clear()
+    with pytest.raises(KeyboardInterrupt):
+        score(model, store, manifest, "egl", checkpoint=Killed(tmp_path, 2))
+    again = score(model, store, manifest, "egl", checkpoint=Checkpoint(tmp_path))
+    assert again.equals(whole) and scored == all_batches  # two, and then the others

@@ -11,14 +11,16 @@ import soundfile
 import torch
 from conftest import SHARED
 
-from alspeech import corpus as corpora
-from alspeech import experiment, features, readers, text, validation
+from alspeech import experiment
 from alspeech.acquisition import ACQUISITIONS
-from alspeech.config import CorpusConfig, LossPredictionConfig, ModelConfig, Settings, UserError
-from alspeech.joint import JointRecogniser
 from alspeech.metrics import evaluate, summarise
 from alspeech.model import DeepSpeech2, output_frames
-from alspeech.querying import score
+from alspeech.querying import score, score_options
+from alspeech.sisters.joint import JointRecogniser
+from alspeech.speech import corpus, features, manifests, readers, text, validation
+from alspeech.workshop import steps
+from alspeech.workshop.config import CorpusConfig, LossPredictionConfig, ModelConfig, Settings
+from alspeech.workshop.errors import UserError
 
 SIZES = CorpusConfig(base=4, pool=6, validation=2, test=4)
 
@@ -53,7 +55,7 @@ class Mine:
         settings = Settings("tiny", "jsonl", str(self.folder), build=replace(SIZES, **build))
         found = readers.read("jsonl", settings.data, settings.build.outside)
         validation.build(self.out, found, settings, 1, self.people)
-        manifest = corpora.read_manifest(self.out / "manifest.jsonl")
+        manifest = manifests.read_manifest(self.out / "manifest.jsonl")
         self.report = validation.report(self.out, manifest)
         self.rejected = pd.read_csv(self.out / "rejected.csv").set_index("utt_id")
         return manifest.set_index("utt_id", drop=False)
@@ -144,7 +146,7 @@ def test_stereo_44_khz_8_bit_and_clipped_recordings_are_used(mine):
     features.extract(mine.out, manifest, ModelConfig())
     store = features.FeatureStore(mine.out)
     assert {store.frames[name] for name in manifest.index} == {112}  # a second, at any rate
-    both, _ = corpora.read_audio(manifest.loc["stereo", "path"])
+    both, _ = manifests.read_audio(manifest.loc["stereo", "path"])
     channels, _ = soundfile.read(manifest.loc["stereo", "path"], dtype="float32")
     assert np.allclose(both, channels.mean(axis=1))
 
@@ -153,7 +155,7 @@ def test_an_utterance_is_the_part_of_its_file_that_the_manifest_says(mine):
     audio = noise(3)
     mine.add("part", audio=audio, offset=1.0, duration=0.5, speaker="s0")
     row = mine.build(base=9, pool=9, validation=9, test=9).loc["part@1"]
-    samples, rate = corpora.read_audio(row["path"], row["offset"], row["duration"])
+    samples, rate = manifests.read_audio(row["path"], row["offset"], row["duration"])
     assert rate == 16000 and np.allclose(samples, audio[16000:24000], atol=1e-4)
     features.extract(mine.out, pd.DataFrame([row]), ModelConfig())
     assert features.FeatureStore(mine.out).frames["part@1"] == 64  # 50 frames, rounded up
@@ -245,7 +247,7 @@ def test_splits_share_no_speaker_and_have_the_proportions_of_the_settings(tmp_pa
 def test_no_split_goes_without_a_speaker_when_there_are_only_four():
     rows = pd.DataFrame({"speaker": list("aaaaabbbbccd"), "split": None})
     split, _ = validation.assign_splits(rows, SIZES)
-    assert rows["speaker"].groupby(split).nunique().to_dict() == dict.fromkeys(corpora.SPLITS, 1)
+    assert rows["speaker"].groupby(split).nunique().to_dict() == dict.fromkeys(manifests.SPLITS, 1)
 
 
 @pytest.mark.parametrize("speakers, words", [
@@ -257,7 +259,7 @@ def test_with_too_few_speakers_utterances_are_divided_and_a_note_says_so(speaker
     rows = pd.DataFrame({"speaker": speakers, "split": None}, dtype=object)
     split, (note,) = validation.assign_splits(rows, SIZES)
     assert words in note and "by utterance" in note
-    assert split.notna().all() and set(split) == set(corpora.SPLITS)
+    assert split.notna().all() and set(split) == set(manifests.SPLITS)
 
 
 def test_one_speaker_is_told_in_the_report(mine):
@@ -274,12 +276,12 @@ def test_splits_that_are_given_stay_and_the_others_are_made_of_the_rest(mine):
         record["split"] = "test" if number < 4 else "train"
     manifest = mine.build()
     assert set(manifest.query("split == 'test'").index) == {"u00", "u01", "u02", "u03"}
-    assert set(manifest["split"]) == set(corpora.SPLITS)
+    assert set(manifest["split"]) == set(manifests.SPLITS)
 
 
 def test_speakers_whom_the_given_splits_share_are_told(mine):
     for number, record in enumerate(mine.records):
-        record["split"] = corpora.SPLITS[number % 4]
+        record["split"] = manifests.SPLITS[number % 4]
         record["speaker"] = f"s{number % 4 % 3}"  # test and base have the same
     mine.build()
     assert ("note", "1 speakers of test are in base or pool, too, as given") in mine.report.index
@@ -295,7 +297,7 @@ def test_an_empty_pool_is_one_line(mine):
 
 def test_a_pool_whose_audio_is_all_bad_is_one_line_with_the_list_of_reasons(mine):
     for number, record in enumerate(mine.records):
-        record["split"] = corpora.SPLITS[number % 4]
+        record["split"] = manifests.SPLITS[number % 4]
         if record["split"] == "pool":
             (mine.folder / record["audio_filepath"]).write_bytes(b"")
     with pytest.raises(UserError, match="no usable utterance for pool: .*rejected.csv"):
@@ -346,13 +348,18 @@ def test_recorded_utterances_have_kinds_by_their_length_unless_the_manifest_has_
 # ---------------------------------------------------------------- in the experiment
 
 
+def forget():
+    """What a process knows of corpora: a test changes files faster than a person does."""
+    for memory in (readers.read, corpus.corpus):
+        memory.cache_clear()
+
+
 @pytest.fixture
 def laboratory(tmp_path, monkeypatch):
-    """experiment.py with its folders under ``tmp_path`` and without memory of earlier tests."""
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
-    monkeypatch.setattr(experiment, "CELLS", tmp_path / "build" / "cells")
-    for memory in (readers.read, experiment._corpus_config):
-        memory.cache_clear()
+    """Every step's folder under ``tmp_path``, and no memory of earlier tests."""
+    for module in (steps, corpus):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    forget()
     return tmp_path
 
 
@@ -363,9 +370,8 @@ def test_a_changed_recording_is_another_corpus_and_an_unchanged_one_is_found(min
     for change in (None, None, noise(1.5)):
         if change is not None:
             soundfile.write(mine.folder / "u03.wav", change, 16000)
-        for memory in (readers.read, experiment._corpus_config):
-            memory.cache_clear()
-        names.append(experiment.prepare(settings).folder.name)
+        forget()
+        names.append(corpus.prepare(settings).folder.name)
     assert names[0] == names[1] != names[2]
     assert not list((laboratory / "data").glob("**/*.wav")), "the recordings are not copied"
 
@@ -381,15 +387,14 @@ def test_check_shows_the_report_and_lists_what_was_set_aside_for_people(mine, la
     listed = pd.read_csv(laboratory / "build" / "jsonl-tiny" / "rejected.csv")
     assert listed["utt_id"].tolist() == ["bad"]
     soundfile.write(mine.folder / "bad.wav", noise(), 16000)  # mended
-    for memory in (readers.read, experiment._corpus_config):
-        memory.cache_clear()
+    forget()
     experiment.check(settings)
     assert not (laboratory / "build" / "jsonl-tiny" / "rejected.csv").exists()
 
 
 def test_a_corpus_that_is_refused_leaves_nothing_but_the_list_of_reasons(mine, laboratory):
     for number, record in enumerate(mine.records):
-        record["split"] = corpora.SPLITS[number % 4]
+        record["split"] = manifests.SPLITS[number % 4]
         if record["split"] == "pool":
             record["text"] = ""
     (mine.folder / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in mine.records))
@@ -410,8 +415,7 @@ def test_a_model_has_as_many_symbols_as_its_corpus(mine, laboratory, monkeypatch
         "tiny", "jsonl", str(mine.folder), seeds=1, build=replace(SIZES, alphabet="learned"),
         model=ModelConfig(layers=1, hidden=4, channels=2),
     )  # fmt: skip
-    untrained = lambda folder, *_: (folder / "metrics.json").write_text("{}")  # noqa: E731
-    monkeypatch.setattr(experiment, "_train_and_test", untrained)
+    monkeypatch.setattr(experiment, "train_and_test", lambda *_, **__: {})
     assert experiment.load_base(settings, 0).layers[-1].out_features == 4  # blank, space, two signs
 
 
@@ -431,12 +435,12 @@ def librispeech(tmp_path_factory):
     settings = Settings("tiny", "librispeech", str(SHARED), build=sizes, model=SMALL)
     found = readers.read("librispeech", settings.data)
     validation.build(folder, found, settings, 1, folder / "people")
-    manifest = corpora.read_manifest(folder / "manifest.jsonl")
+    manifest = manifests.read_manifest(folder / "manifest.jsonl")
     features.extract(folder, manifest, SMALL)
     store, alphabet = features.FeatureStore(folder), text.read_alphabet(folder)
     torch.manual_seed(0)
     model = DeepSpeech2(SMALL, len(alphabet)).eval()
-    return experiment.Corpus(folder, manifest, store, alphabet), model
+    return corpus.Corpus(folder, manifest, store, alphabet), model
 
 
 @LIBRISPEECH
@@ -444,7 +448,7 @@ def test_a_hundred_librispeech_utterances_are_all_used_speakers_apart(librispeec
     speech, _ = librispeech
     assert len(speech.manifest) == 100 and not {"rejected"} & set(speech.report.index.levels[0])
     speakers = speech.manifest.groupby("split")["speaker"].agg(set)
-    assert set(speakers.index) == set(corpora.SPLITS) and speakers.map(len).sum() == 10
+    assert set(speakers.index) == set(manifests.SPLITS) and speakers.map(len).sum() == 10
     seconds = [soundfile.info(path).duration for path in speech.manifest["path"]]
     assert speech.manifest["duration"].tolist() == pytest.approx(seconds)
 
@@ -457,7 +461,7 @@ def test_a_hundred_librispeech_utterances_are_scored(librispeech, strategy):
     if strategy == "loss_prediction":
         config = LossPredictionConfig(decoder=8, predictor=8)
         model = JointRecogniser(model.config, config, len(speech.alphabet)).eval()
-    options = experiment._score_options(settings, strategy, seed=0)
+    options = score_options(settings, strategy, seed=0)
     scores = score(model, speech.store, speech.manifest, strategy, **options)
     assert list(scores.index) == list(speech.manifest["utt_id"])
     assert np.isfinite(scores).all()

@@ -1,6 +1,10 @@
 """An executable companion to *Active Learning for Speech Recognition: the Power of Gradients*.
 
-Read the modules in this order, each imports only from those before it:
-config, text, corpus, synthesis, features, model, ctc, decoding, metrics, training,
-gradients, acquisition, querying, statistics, experiment, plots, notebooks.
+Here is the paper. Read acquisition.py first: the scores. Then what they stand on (gradients.py,
+decoding.py, ctc.py, model.py), what they are for (querying.py, training.py, metrics.py), and the
+experiment that puts them to the test (experiment.py, tables.py, statistics.py, costs.py).
+
+Below are three rooms: ``speech``, where utterances come from; ``sisters``, three systems that
+answer the paper's question in other ways; ``workshop``, what all of them use. Imports run one way:
+sisters → paper → speech → workshop.
 """

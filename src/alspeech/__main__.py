@@ -15,13 +15,12 @@ import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 
-SYSTEMS = {  # and the module whose run(settings) does its long work
+SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "figures": "experiment",
-    "loss-prediction": "loss_prediction",
-    "pseudo-labels": "pseudo_labels",
-    "aloe": "aloe",
+    "loss-prediction": "sisters.loss_prediction",
+    "pseudo-labels": "sisters.pseudo_labels",
+    "aloe": "sisters.aloe",
 }
 
 
@@ -38,21 +37,18 @@ def main() -> int:
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
     signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
-    from .config import ROOT, UserError, load_settings
-    from .errors import explain
+    from .workshop.config import ROOT, load_settings
+    from .workshop.errors import UserError, explain
 
-    log = Path("build") / f"{options.corpus}-{options.preset}" / "error.log"
+    log = ROOT / "build" / f"{options.corpus}-{options.preset}" / "error.log"
     words = (options.preset, options.corpus, options.data)
     try:  # a wrong word is told at once
         settings = None if options.command == "data" else load_settings(*words)
     except UserError as error:
         return explain(error, log)
-    if options.command == "data":
-        from . import download as work
-    elif options.command == "notebook":
-        from . import notebooks as work
-    else:
-        from . import experiment as work
+    modules = {"data": "speech.download", "notebook": "workshop.notebooks"}
+    module = modules.get(options.command, SYSTEMS[options.system])
+    work = importlib.import_module(f".{module}", __package__)
     signal.signal(signal.SIGINT, _interrupt)
     try:
         if options.command == "data":
@@ -61,11 +57,9 @@ def main() -> int:
         elif options.command == "notebook":
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
         else:
-            system = importlib.import_module(f".{SYSTEMS[options.system]}", __package__)
-            # a system that reads its corpus in a way of its own checks it, too
-            print(getattr(system, "check", work.check)(settings), flush=True)
+            print(work.check(settings), flush=True)
             if options.command == "run":
-                print(f"tables in {system.run(settings).folder.relative_to(ROOT)}")
+                print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
     except KeyboardInterrupt:
         return _interrupted()

@@ -8,7 +8,7 @@ can call with numbers worked by hand; the scores only fetch what these need from
 Legend: B batch, T frames, V symbols (0 = blank), K labelings.
 
 To add a function: write it here, enter it in ``ACQUISITIONS``, and give it a line in
-``plots.METHOD_STYLE``.
+``METHOD_STYLE`` (workshop/plots.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .config import UserError
 from .ctc import labelings_gradients, labelings_log_p, pad
 from .decoding import n_best
-from .features import Batch
 from .gradients import Tape, expected_gradient_length
-from .joint import TARGETS, needs_predictor, targets
+from .metrics import TARGETS, log_losses
+from .speech.features import Batch
+from .workshop.errors import UserError, one_of
 
 # ---------------------------------------------------------------- mathematics
 
@@ -91,19 +91,23 @@ def least_confidence(model, batch: Batch, beam: int = 100) -> Tensor:
 def estimated_loss(model, batch: Batch, beam: int = 100, target: str = "token") -> Tensor:
     """The loss against the recogniser's own hypothesis (the most likely labeling) instead of the
     transcript that nobody has written yet, in nats ``target`` "token" or "utterance"."""
-    joint = hasattr(model, "predictor")  # its loss is CTC's and attention's, as it was trained
+    # the loss of a joint recogniser (sisters/joint.py) is CTC's and attention's, as it was trained
+    joint = hasattr(model, "predictor")
     encoded, logits = model.encode(batch.features)[1:] if joint else (None, model(batch.features))
     best = n_best(_posteriors(logits, batch), k=1, beam=beam)
     labels = [best.labeling(b, 0) for b in range(len(batch))]
     losses = model.losses(encoded, logits, labels) if joint else -best.log_p[:, 0]
-    return targets(losses, labels).exp()[:, TARGETS.index(target)]
+    return log_losses(losses, labels).exp()[:, TARGETS.index(target)]
 
 
 def loss_prediction(model, batch: Batch, target: str = "token") -> Tensor:
     """The loss a ``target`` that a jointly trained head predicts: no transcript, no decoding
     (Luo et al. 2021). Raises ``UserError`` for a recogniser that has no such head."""
-    needs_predictor(model)
-    _not_empty(batch)
+    if not hasattr(model, "predicted_losses"):
+        raise UserError(
+            "strategy 'loss_prediction' needs a recogniser that predicts its loss: list it under "
+            "loss_prediction: strategies in the preset and run make loss-prediction"
+        )
     return _numbers(model.predicted_losses(batch.features), batch)[:, TARGETS.index(target)]
 
 
@@ -143,16 +147,12 @@ def gradient_length(model, batch: Batch) -> Tensor:
 
 def _posteriors(logits: Tensor, batch: Batch) -> Tensor:
     """Frame log posteriors [B, T, V]; ``UserError`` where the batch is empty or they are NaN."""
-    _not_empty(batch)
     return _numbers(logits.log_softmax(-1), batch)
 
 
-def _not_empty(batch: Batch) -> None:
+def _numbers(outputs: Tensor, batch: Batch) -> Tensor:
     if len(batch) == 0:
         raise UserError("the batch is empty: there is nothing to score")
-
-
-def _numbers(outputs: Tensor, batch: Batch) -> Tensor:
     for b in outputs.isnan().flatten(1).any(dim=1).nonzero()[:, 0]:
         raise UserError(
             f"utterance {batch.utt_ids[b]}: the model's outputs are NaN: check the recording "
@@ -176,5 +176,4 @@ ACQUISITIONS = {
 def check_strategies(names) -> None:
     """Raise ``UserError`` for a name that is not in ``ACQUISITIONS``."""
     for name in names:
-        if name not in ACQUISITIONS:
-            raise UserError(f"unknown strategy '{name}': choose one of {', '.join(ACQUISITIONS)}")
+        one_of("strategy", name, ACQUISITIONS)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .text import BLANK
+from .speech.text import BLANK
 
 
 def pad(labels) -> tuple[Tensor, Tensor]:

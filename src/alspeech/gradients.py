@@ -53,13 +53,10 @@ class Tape:
         self._backward = []
         x = features[:, None]
         for number, (name, layer) in enumerate(model.layers.named_children()):
-            kind = type(layer).__name__
-            if type(layer) not in RULES:
+            more = isinstance(layer, nn.Conv2d) and not _is_plain(layer)
+            if more or type(layer) not in RULES:
+                kind = type(layer).__name__ + more * " with bias, groups or dilation"
                 raise TypeError(f"no gradient rule for layer {name} ({kind})")
-            if isinstance(layer, nn.Conv2d) and not _is_plain(layer):
-                raise TypeError(
-                    f"no gradient rule for layer {name}: {kind} with bias, groups or dilation"
-                )
             self._last = layer, x
             x, backward = RULES[type(layer)](layer, x, number > 0)
             self._backward.append(backward)
@@ -210,24 +207,26 @@ def _recurrent(layer, x, _need_input):
         parts.append((w_x, w_h, inputs, deltas))
 
     def backward(delta, who, dtype):
-        norms, by_input, delta = 0.0, None, _time_first(delta)
+        norms, by_input, delta = 0.0, None, delta.permute(2, 0, 1, 3).contiguous()
         for w_x, w_h, inputs, deltas in parts:  # both directions receive the sum's delta
-            of_gates = deltas(delta, who, w_h.to(dtype))  # [B, R, T, G·H] each
+            of_gates = deltas(delta, who, w_h.to(dtype))  # [T, B, R, G·H] each
             for source, by_gates in zip(inputs, of_gates, strict=True):
-                # where one delta serves both matrices, it serves two biases, too
+                by_gates = by_gates.permute(1, 2, 0, 3)
                 if dtype == torch.bfloat16:  # whose products of strided matrices are slow
                     by_gates = by_gates.contiguous()
+                # where one delta serves both matrices, it serves two biases, too
                 norms = norms + outer_squared_norms(source[who], by_gates, 3 - len(inputs))
-            part = _times(of_gates[0], w_x.to(dtype)).to(delta.dtype)  # [B, R, T, D]
+            part = (of_gates[0] @ w_x.to(dtype)).to(delta.dtype)  # [T, B, R, D]
             by_input = part if by_input is None else by_input.add_(part)
-        return norms, by_input
+        return norms, by_input.permute(1, 2, 0, 3)
 
     return hidden.sum(dim=2), backward
 
 
-# deltas(out, who, w_h) → the gradients by the gates' pre-activations, [B, R, T, G·H], in the
+# deltas(out, who, w_h) → the gradients by the gates' pre-activations, [T, B, R, G·H], in the
 # precision of w_h (for a GRU of the part that comes from the input and of that from the hidden
-# state); ``out`` is that by the output. What is carried from frame to frame keeps full precision.
+# state); ``out`` [T, B, R, H] is that by the output. Frames come first, so that what a step of the
+# recursion touches lies together. What is carried from frame to frame keeps full precision.
 
 
 def _rnn_deltas(rnn, now, last_first):
@@ -235,10 +234,10 @@ def _rnn_deltas(rnn, now, last_first):
     slope = (now > 0).to(now) if rnn.nonlinearity == "relu" else 1 - now**2  # [B, T, H]
 
     def deltas(out, who, w_h):
-        result, carried = _frames_of(out, out.shape[3], w_h.dtype), 0.0  # δh from the future
+        result, carried = torch.empty_like(out, dtype=w_h.dtype), 0.0  # δh from the future
         for t in last_first:
-            result[:, :, t] = (out[:, :, t] + carried) * slope[who, None, t]
-            carried = result[:, :, t] @ w_h
+            result[t] = (out[t] + carried) * slope[who, None, t]
+            carried = result[t] @ w_h
         return (result,)
 
     return deltas
@@ -262,15 +261,14 @@ def _gru_deltas(from_x, from_h, before, last_first):
 
     def deltas(out, who, w_h):
         to_x, to_h, keep = by_x[who, None], by_h[who, None], z[who, None]
-        all_x, all_h = (_frames_of(out, 3 * H, w_h.dtype) for _ in range(2))
-        result_x, result_h = (all_.unflatten(-1, (3, H)) for all_ in (all_x, all_h))
-        carried = out.new_zeros(*out.shape[:2], H)  # δh from the future
+        result_x, result_h = (out.new_empty(*out.shape[:3], 3, H, dtype=w_h.dtype) for _ in "xh")
+        carried = torch.zeros_like(out[0])  # δh from the future
         for t in last_first:
-            delta = out[:, :, t] + carried  # [B, R, H]
-            result_x[:, :, t] = delta[:, :, None] * to_x[:, :, t]
-            result_h[:, :, t] = delta[:, :, None] * to_h[:, :, t]
-            carried = delta * keep[:, :, t] + all_h[:, :, t] @ w_h
-        return all_x, all_h
+            delta = out[t] + carried  # [B, R, H]
+            result_x[t] = delta[:, :, None] * to_x[:, :, t]
+            result_h[t] = delta[:, :, None] * to_h[:, :, t]
+            carried = delta * keep[:, :, t] + result_h[t].flatten(2) @ w_h
+        return result_x.flatten(3), result_h.flatten(3)
 
     return deltas
 
@@ -297,26 +295,25 @@ def _lstm_deltas(gates, last_first):
     to_cell = less(o, tanh_c * tanh_c)  # δc / δh
 
     def deltas(out, who, w_h):
-        B, R, _, H = out.shape
-        all_gates = _frames_of(out, 4 * H, w_h.dtype)
-        frames = _by_frame(all_gates).flatten(1, 2).unbind(0)  # T × [B·R, 4·H]
+        T, B, R, H = out.shape
+        all_gates = out.new_empty(T, B, R, 4, H, dtype=w_h.dtype)
+        frames = all_gates.flatten(3).flatten(1, 2).unbind(0)  # T × [B·R, 4·H]
         exact = w_h.dtype == out.dtype  # else a frame's gates are computed and then rounded
-        gates = all_gates if exact else _frames_of(out[:, :, :1], 4 * H, out.dtype)
-        gates = _by_frame(gates)
+        gates = all_gates if exact else out.new_empty(1, B, R, 4, H)
         factors = [a[who].transpose(0, 1).contiguous() for a in (to_cell, f, by_cell, by_h)]
-        carried_h, carried_c = (out.new_zeros(B, R, H) for _ in range(2))  # from the future
-        arrays = (gates.unflatten(3, (4, H)), _by_frame(out), carried_h, carried_c, *factors)
+        carried_h, carried_c = (torch.zeros_like(out[0]) for _ in range(2))  # from the future
+        arrays = (gates, out, carried_h, carried_c, *factors)
         step = _lstm_step
         if out.device.type == "cpu":
             step, arrays = _lstm_step_compiled, [a.numpy() for a in arrays]
-        rounded, product = gates[0].flatten(0, 1), carried_h.flatten(0, 1)  # the same memory
+        rounded, product = gates[0].flatten(2).flatten(0, 1), carried_h.flatten(0, 1)  # views
         for t in last_first:
             step(t, t if exact else 0, *arrays)
             if exact:
                 torch.mm(frames[t], w_h, out=product)
             else:
                 product.copy_(frames[t].copy_(rounded) @ w_h)
-        return (all_gates,)
+        return (all_gates.flatten(3),)
 
     return deltas
 
@@ -345,30 +342,6 @@ def _lstm_step_compiled(t, to, gates, out, carried_h, carried_c, to_cell, keep, 
                     gates[to, b, r, gate, h] = delta_c * by_cell[t, b, gate, h]
                 gates[to, b, r, 3, h] = delta_h * by_h[t, b, h]
                 carried_c[b, r, h] = delta_c * keep[t, b, h]
-
-
-# in memory frames come first, so that what a step of the recursion touches lies together
-
-
-def _frames_of(like: Tensor, features: int, dtype: torch.dtype) -> Tensor:
-    """An empty [B, R, T, features], frames first in memory."""
-    B, R, T, _ = like.shape
-    return like.new_empty(T, B, R, features, dtype=dtype).permute(1, 2, 0, 3)
-
-
-def _by_frame(x: Tensor) -> Tensor:
-    """[B, R, T, D] → [T, B, R, D]."""
-    return x.permute(2, 0, 1, 3)
-
-
-def _time_first(x: Tensor) -> Tensor:
-    """[B, R, T, D] as it is, but frames first in memory."""
-    return _by_frame(x).contiguous().permute(1, 2, 0, 3)
-
-
-def _times(x: Tensor, w: Tensor) -> Tensor:
-    """[B, R, T, D] with frames first in memory times [D, E], without a copy."""
-    return (_by_frame(x) @ w).permute(1, 2, 0, 3)
 
 
 RULES = {

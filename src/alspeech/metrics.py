@@ -5,26 +5,16 @@ CER and WER are corpus sums (errors ÷ reference length), never means of utteran
 
 from __future__ import annotations
 
-import re
-
 import jiwer
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from .ctc import ctc_losses
 from .decoding import best_path
-from .features import FeatureStore
-from .text import Alphabet
-
-# Chinese characters and Japanese kana, which are written without spaces
-_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
-
-
-def words(text: str) -> list[str]:
-    """What stands between spaces; a Chinese character or kana is a word of its own, as in the
-    mixed error rate that is usual for such languages."""
-    return _UNSPACED.sub(r" \1 ", text).split()
+from .speech.features import FeatureStore
+from .speech.text import Alphabet, words
 
 
 def errors(reference: str, hypothesis: str) -> dict:
@@ -38,6 +28,17 @@ def errors(reference: str, hypothesis: str) -> dict:
         row[f"{unit}_errors"] = out.substitutions + out.deletions + out.insertions
         row[f"{unit}s"] = out.hits + out.substitutions + out.deletions
     return row
+
+
+TARGETS = ("token", "utterance")  # what a loss is taken of
+SMALLEST = 1e-3  # nats: losses below count as this much, their logarithms would tell of nothing
+
+
+def log_losses(losses: Tensor, labels) -> Tensor:
+    """Logarithms of the loss a token and of the loss (``TARGETS``): [B] nats and B transcripts as
+    lists of symbol numbers → [B, 2]. A transcript has one token more than labels: its end."""
+    tokens = torch.tensor([len(row) + 1 for row in labels], device=losses.device)
+    return torch.stack([losses / tokens, losses], dim=1).clamp_min(SMALLEST).log().detach()
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .config import ModelConfig
+from .speech.features import output_frames
+from .workshop.config import ModelConfig
 
 
 class SequenceNorm(nn.BatchNorm1d):
@@ -35,8 +36,6 @@ class Bidirectional(nn.Module):
 
     def __init__(self, cell: str, inputs: int, hidden: int):
         super().__init__()
-        if cell not in self.CELLS:
-            raise ValueError(f"unknown cell {cell!r}: choose one of {', '.join(self.CELLS)}")
         options = {"nonlinearity": "relu"} if cell == "rnn" else {}
         self.rnn = self.CELLS[cell](inputs, hidden, batch_first=True, bidirectional=True, **options)
 
@@ -83,13 +82,6 @@ class DeepSpeech2(nn.Module):
     def frames(self, frames: int) -> int:
         """Output frames T' for an input of T frames."""
         return output_frames(self.config, frames)
-
-
-def output_frames(config: ModelConfig, frames: int) -> int:
-    """Output frames T' of a model with this config for an input of T frames."""
-    for kernel, stride in zip(config.kernels, config.strides, strict=True):
-        frames = (frames + 2 * (kernel[0] // 2) - kernel[0]) // stride[0] + 1
-    return frames
 
 
 def count_parameters(model: nn.Module) -> int:

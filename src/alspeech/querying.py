@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pandas as pd
 import torch
 
 from .acquisition import ACQUISITIONS
-from .config import UserError
-from .features import FeatureStore
+from .speech.features import FeatureStore
+from .workshop.config import Settings
+from .workshop.errors import UserError
+from .workshop.store import Checkpoint
+
+BASE, ALL = "base", "all"  # the strategies that query nothing and everything
+
+
+def score_options(settings: Settings, strategy: str, seed: int) -> dict:
+    """What the settings offer an acquisition function, as far as it takes it."""
+    offered = {
+        "seed": seed,
+        "labelings": settings.labelings,
+        "method": settings.egl_method,
+        "directions": settings.directions,
+        "beam": settings.labelings,
+        "target": settings.loss_prediction.target,
+    }
+    taken = inspect.signature(ACQUISITIONS[strategy]).parameters
+    return {name: value for name, value in offered.items() if name in taken}
+
+
+def costly_first(settings: Settings, strategies) -> list[str]:
+    """Strategies that take more options do more work; if they go first, no core ends up alone."""
+    return sorted(strategies, key=lambda name: -len(score_options(settings, name, 0)))
 
 
 @torch.no_grad()
 def score(
     model, store: FeatureStore, pool: pd.DataFrame, strategy: str, batch: int = 32,
-    known=None, report=None, **options,
+    checkpoint: Checkpoint | None = None, **options,
 ) -> pd.Series:  # fmt: skip
     """An acquisition function's score of every pool utterance, indexed by ``utt_id``.
 
-    ``report(scores)`` is called after each batch with a dict of all scores so far; ``known`` is
-    such a dict of an earlier call, whose batches are not scored again.
+    With a ``checkpoint`` an interrupted call goes on from the last batch that was saved.
     """
     model.eval()
     device = next(model.parameters()).device
-    scores = dict(known or {})
+    scores = (checkpoint and checkpoint.load()) or {}
     # longest first: what the first batch needs in memory is enough for all others
     for index in reversed(store.groups(pool, batch)):
         part = store.batch(pool.iloc[index])
@@ -30,8 +54,8 @@ def score(
             continue
         values = ACQUISITIONS[strategy](model, part.to(device), **options)
         scores.update(zip(part.utt_ids, values.tolist(), strict=True))
-        if report:
-            report(scores)
+        if checkpoint and checkpoint.due():
+            checkpoint.save(scores)
     return pd.Series(scores, name=strategy).loc[pool["utt_id"]].rename_axis("utt_id")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 
 def interval(values, level: float = 0.95) -> tuple[float, float, float]:
@@ -17,8 +16,16 @@ def interval(values, level: float = 0.95) -> tuple[float, float, float]:
     mean, n = values.mean(), len(values)
     if n < 2:
         return float(mean), float("nan"), float("nan")
+    # here, since workers need none; and not from scipy.stats, which takes a second to import
+    from scipy.special import stdtrit
+
     half = stdtrit(n - 1, 0.5 + level / 2) * values.std(ddof=1) / np.sqrt(n)
     return float(mean), float(mean - half), float(mean + half)
+
+
+def bounds(name: str, values) -> dict[str, float]:
+    """:func:`interval` as columns of a table: ``name, name_low, name_high``."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval(values), strict=True))
 
 
 def spearman(x, y) -> float:

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .config import TrainingConfig, UserError
 from .ctc import ctc_losses
-from .features import FeatureStore, spec_augment
-from .store import Checkpoint
-from .text import Alphabet
+from .metrics import evaluate, summarise
+from .speech.features import FeatureStore, spec_augment
+from .speech.text import Alphabet
+from .workshop.config import TrainingConfig
+from .workshop.errors import UserError
+from .workshop.store import Checkpoint
+
+
+def device() -> torch.device:
+    """Where models are trained and utterances scored: the GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_weights(model: torch.nn.Module, step) -> torch.nn.Module:
+    """A model with the weights that a step (workshop/steps.py) left, in evaluation mode."""
+    weights = torch.load(step.folder() / "model.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(weights)
+    return model.to(device()).eval()
 
 
 def has_bf16(device: torch.device | str) -> bool:
@@ -80,8 +94,8 @@ def fit(
     goes on from the last batch that was saved, and ends with the bits of an undisturbed one (on a
     CPU; a GPU's sums are not reproducible to the bit in the first place).
 
-    Returns a row a pass: ``epoch, train_loss, validation_loss`` (nats an utterance) and
-    ``seconds``. Raises ``UserError`` when the loss is no longer finite.
+    Returns a row a pass: ``epoch, train_loss, validation_loss`` (nats an utterance). Raises
+    ``UserError`` when the loss is no longer finite.
     """
     device = next(model.parameters()).device
     order = np.random.default_rng([seed, 1])
@@ -94,7 +108,7 @@ def fit(
         optimizer, rate, total_steps=steps + 1, pct_start=0.15, anneal_strategy="linear"
     )
     best, best_loss, best_epoch, history = None, math.inf, 0, []
-    first, done, total, earlier, begun = 1, 0, 0.0, 0.0, time.perf_counter()
+    first, done, total = 1, 0, 0.0
 
     if saved := checkpoint and checkpoint.load():
         model.load_state_dict(saved["model"])
@@ -105,8 +119,8 @@ def fit(
         torch.cuda.set_rng_state_all(saved["cuda"])
         order.bit_generator.state = json.loads(saved["order"])
         best, best_loss, best_epoch = saved["best"], saved["best_loss"], saved["best_epoch"]
-        history, first, done = saved["history"], saved["epoch"], saved["done"]
-        total, earlier = saved["total"], saved["seconds"]
+        history, first = saved["history"], saved["epoch"]
+        done, total = saved["done"], saved["total"]
 
     def save() -> None:
         checkpoint.save({
@@ -118,8 +132,7 @@ def fit(
             "cuda": torch.cuda.get_rng_state_all(),
             "order": json.dumps(order_of_pass),
             "best": best, "best_loss": best_loss, "best_epoch": best_epoch,
-            "history": history, "epoch": epoch, "done": done,
-            "total": total, "seconds": earlier + time.perf_counter() - begun,
+            "history": history, "epoch": epoch, "done": done, "total": total,
         })  # fmt: skip
 
     for epoch in range(first, epochs + 1):
@@ -149,14 +162,8 @@ def fit(
             if checkpoint and checkpoint.due():
                 save()
         checked = validation_loss(model, store, validation, alphabet)
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": total / len(train),
-                "validation_loss": checked,
-                "seconds": earlier + time.perf_counter() - begun,
-            }
-        )
+        losses = {"train_loss": total / len(train), "validation_loss": checked}
+        history.append({"epoch": epoch, **losses})
         done, total = 0, 0.0
         if report:
             report(history[-1])
@@ -168,3 +175,22 @@ def fit(
     model.load_state_dict(best)
     model.eval()
     return pd.DataFrame(history)
+
+
+def train_and_test(
+    folder: Path, data, model: torch.nn.Module, train: pd.DataFrame, config: TrainingConfig,
+    **options,
+) -> dict:  # fmt: skip
+    """:func:`fit` with ``options`` on utterances of a corpus (speech/corpus.py), then test.
+
+    Writes ``history.csv`` (a row a pass) and ``test.csv`` (a row a test utterance) into ``folder``,
+    where a checkpoint is kept meanwhile; returns what the test set says.
+    """
+    history = fit(
+        model, data.store, train, data.split("validation"), data.alphabet, config,
+        checkpoint=Checkpoint(folder), **options,
+    )  # fmt: skip
+    history.to_csv(folder / "history.csv", index=False)
+    tested = evaluate(model, data.store, data.split("test"), data.alphabet)
+    tested.to_csv(folder / "test.csv", index=False)
+    return {**summarise(tested), "epochs": len(history), "train_utterances": len(train)}

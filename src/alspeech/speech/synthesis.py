@@ -15,12 +15,16 @@ side by side.
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import math
 import multiprocessing
 import os
+import pickle
+import subprocess
+import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +33,12 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from .config import CorpusConfig, UserError
-from .corpus import SAMPLE_RATE, resample, write_manifest
+from ..workshop.config import CorpusConfig
+from ..workshop.errors import UserError, one_of
+from ..workshop.processes import end_with_parent, interrupts_held
+from ..workshop.store import write_bytes
+from .manifests import SAMPLE_RATE, resample, write_manifest
 from .phrases import sentence
-from .processes import end_with_parent, interrupts_held
-from .store import write_bytes
 from .text import learn_alphabet, write_alphabet
 
 ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
@@ -77,14 +82,15 @@ def draw_manifest(config: CorpusConfig) -> pd.DataFrame:
 
     Base and pool share their speakers; validation and test have their own voices.
     """
-    voices = _voices()
+    voices = sorted(path.name for path in voice_files().iterdir() if path.is_file())
     order = np.random.default_rng([config.seed, 0]).permutation(len(voices))
     edges = (np.array([0.0, 0.65, 0.75, 1.0]) * len(voices)).astype(int)
     shares = [[voices[i] for i in order[a:b]] for a, b in zip(edges[:-1], edges[1:], strict=True)]
     rows = []
     for number, split in enumerate(("base", "pool", "validation", "test")):
         rng = np.random.default_rng([config.seed, 1 + number])
-        distribution = DISTRIBUTIONS[_known(getattr(config, f"{split}_distribution"))]
+        one_of("distribution", name := getattr(config, f"{split}_distribution"), DISTRIBUTIONS)
+        distribution = DISTRIBUTIONS[name]
         split_voices = shares[max(number - 1, 0)]
         for i in range(getattr(config, split)):
             utt_id = f"{split}-{i:05d}"
@@ -92,14 +98,9 @@ def draw_manifest(config: CorpusConfig) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _known(name: str) -> str:
-    if name not in DISTRIBUTIONS:
-        raise UserError(f"unknown distribution '{name}': choose one of {', '.join(DISTRIBUTIONS)}")
-    return name
-
-
 def _draw_row(utt_id, split, config, distribution, voices, rng) -> dict:
-    kind = str(rng.choice(list(distribution.kinds), p=_normalised(distribution.kinds)))
+    shares = np.array(list(distribution.kinds.values()))
+    kind = str(rng.choice(list(distribution.kinds), p=shares / shares.sum()))
     accents = distribution.accents if config.language == "en" else (config.language,)
     accent, voice = (items[int(rng.integers(len(items)))] for items in (accents, voices))
     # a speaker is an accent with a voice; it has its own speed and pitch and varies a little
@@ -125,17 +126,12 @@ def _draw_row(utt_id, split, config, distribution, voices, rng) -> dict:
     }
 
 
-def _normalised(shares: dict) -> np.ndarray:
-    values = np.array(list(shares.values()))
-    return values / values.sum()
-
-
-def _voices() -> list[str]:
-    folder = Path(_espeak_paths()[1]) / "voices" / "!v"
-    return sorted(path.name for path in folder.iterdir() if path.is_file())
-
-
 # ---------------------------------------------------------------- espeak-ng
+
+
+def voice_files() -> Path:
+    """The folder that holds a file for each of espeak-ng's voice variants."""
+    return Path(_espeak_paths()[1]) / "voices" / "!v"
 
 
 def _espeak_paths() -> tuple[str, str]:
@@ -253,6 +249,28 @@ def _speak_block(folder: str, manifest: pd.DataFrame) -> list[float]:
     return durations
 
 
+def serve() -> None:
+    """Speak the blocks that come in by standard input, each in a process forked for it; durations,
+    or what went wrong, go out by standard output."""
+    import scipy.signal  # noqa: F401  once, and not in every block's process
+
+    end_with_parent(os.getppid())
+    folder, blocks, jobs = pickle.load(sys.stdin.buffer)
+    context = multiprocessing.get_context("fork")  # of a process that has not loaded espeak-ng
+    answers = sys.stdout.buffer
+    with context.Pool(jobs, end_with_parent, maxtasksperchild=1) as pool:
+        try:
+            for durations in pool.imap(functools.partial(_speak_block, folder), blocks):
+                pickle.dump(durations, answers)
+                answers.flush()
+        except Exception as error:
+            pickle.dump(error, answers)
+
+
+# as a program and not by multiprocessing, whose processes import the script that started them
+SERVE = "import sys; sys.path[:] = {}; from alspeech.speech.synthesis import serve; serve()"
+
+
 def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     """Draw, speak and write the corpus: ``folder/manifest.jsonl`` and ``folder/audio/*/*.wav``.
 
@@ -263,22 +281,25 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     for split in manifest["split"].unique():
         (folder / "audio" / split).mkdir(parents=True, exist_ok=True)
     blocks = [manifest[i : i + BLOCK] for i in range(0, len(manifest), BLOCK)]
-    # a server that has imported this module, but not loaded espeak-ng, forks the fresh processes
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alspeech.synthesis", "scipy.signal"])
-    with ProcessPoolExecutor(
-        jobs, mp_context=context, max_tasks_per_child=1, initializer=end_with_parent
-    ) as workers:
-        try:
-            with interrupts_held():
-                parts = workers.map(_speak_block, [str(folder)] * len(blocks), blocks)
-            durations = list(tqdm(parts, "speak", len(blocks), unit="block"))
-        except KeyboardInterrupt:
-            for child in multiprocessing.active_children():  # else they are waited for
-                if isinstance(child, context.Process):
-                    child.kill()
-            raise
-    manifest["duration"] = np.concatenate(durations)
+    durations = []
+    with interrupts_held():
+        program = [sys.executable, "-c", SERVE.format(sys.path)]
+        server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        with server.stdin as questions:
+            pickle.dump((str(folder), blocks, jobs), questions)
+        for _ in tqdm(blocks, "speak", unit="block"):
+            answer = pickle.load(server.stdout)
+            if isinstance(answer, Exception):
+                raise answer
+            durations += answer
+    except (EOFError, BrokenPipeError):
+        raise BrokenProcessPool("the process that speaks has died") from None
+    finally:
+        server.kill()  # its children end with it
+        server.wait()
+        server.stdout.close()
+    manifest["duration"] = durations
     if config.alphabet == "learned":
         write_alphabet(folder, learn_alphabet(manifest["text"]))
     write_manifest(folder / "manifest.jsonl", manifest)

@@ -4,9 +4,10 @@ Legend: B clips, N samples, T frames, D numbers of an embedding.
 
 An encoder is a function of a list of clips (samples [N] at 16 kHz, lengths may differ) that returns
 their embeddings [B, D]; what it says of a clip does not depend on the others. ``ENCODERS`` has a
-function for each name that makes one from the settings. To add your own, write
+function for each name that makes one from the settings and, for names that begin with "recogniser",
+from the companion's own. To add your own, write
 
-    ENCODERS["mine"] = lambda settings: each(my_function)  # samples [N] -> vector [D]
+    ENCODERS["mine"] = lambda settings, base: each(my_function)  # samples [N] -> vector [D]
 
 here, and name it under ``aloe: encoders`` in a preset.
 """
@@ -23,13 +24,12 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from . import experiment
-from .config import Settings, UserError, load_settings
-from .corpus import read_audio
-from .features import FeatureExtractor, group_by_length
-from .model import SequenceNorm
-from .readers import states
-from .store import fingerprint
+from ..model import DeepSpeech2, SequenceNorm
+from ..speech.features import FeatureExtractor, group_by_length
+from ..speech.manifests import read_audio
+from ..training import device
+from ..workshop.config import Settings
+from ..workshop.errors import UserError
 
 RATE = 16000  # Hz
 SHORTEST = 400  # samples: a window of every encoder here
@@ -57,25 +57,19 @@ def by_length(inputs: list[Tensor], encode, size: int = 32) -> Tensor:
 # ---------------------------------------------------------------- the companion's own recogniser
 
 
-def embedded(settings: Settings) -> Settings:
-    """The settings of the run on the embedded corpus whose recogniser serves as encoder."""
-    return load_settings(settings.start or settings.preset)
-
-
-def recogniser(settings: Settings, layers=(0, -1)) -> Encoder:
-    """What some layers of the embedded corpus's base model (seed 0) read: [B, numbers].
+def recogniser(_, base: DeepSpeech2, layers=(0, -1)) -> Encoder:
+    """What some layers of a base model read: [B, numbers].
 
     The sequences that batch norm hands the recurrent layers and the last one are listed first to
     last; of those named by ``layers``, mean and deviation over time. The first still has the voice
     in it, the last hardly more than the words.
     """
-    model = experiment.load_base(embedded(settings), seed=0)
-    extract, device = FeatureExtractor(model.config), next(model.parameters()).device
+    extract, where = FeatureExtractor(base.config), next(base.parameters()).device
 
     @torch.no_grad()
     def encode_batch(features: Tensor) -> Tensor:  # [B, T, F]
-        x, read = features[:, None].to(device), []
-        for layer in model.layers[:-1]:
+        x, read = features[:, None].to(where), []
+        for layer in base.layers[:-1]:
             x = layer(x)
             if isinstance(layer, SequenceNorm):
                 read.append(x)
@@ -84,7 +78,7 @@ def recogniser(settings: Settings, layers=(0, -1)) -> Encoder:
     return lambda clips: by_length([extract(clip, RATE) for clip in clips], encode_batch)
 
 
-def log_mel(settings: Settings) -> Encoder:
+def log_mel(*_) -> Encoder:
     """The floor: mean and deviation of 40 log-mel energies over time, no model."""
     mel = torchaudio.transforms.MelSpectrogram(RATE, n_fft=400, hop_length=160, n_mels=40)
     return each(lambda clip: statistics(torch.log(mel(clip).T[None] + 1e-6))[0])
@@ -101,9 +95,8 @@ PRETRAINED = {  # name: (torchaudio's bundle, the function that makes its model)
 
 def weights_file(settings: Settings, name: str) -> Path | None:
     """Where ``aloe: weights`` has a pretrained model's file, as its publisher calls it."""
-    return (
-        Path(settings.aloe.weights) / PRETRAINED[name][0]._path if settings.aloe.weights else None
-    )
+    folder = settings.aloe.weights
+    return Path(folder) / PRETRAINED[name][0]._path if folder else None
 
 
 def load_pretrained(settings: Settings, name: str, make=None) -> torch.nn.Module:
@@ -113,70 +106,47 @@ def load_pretrained(settings: Settings, name: str, make=None) -> torch.nn.Module
     """
     bundle, factory = PRETRAINED[name]
     file = weights_file(settings, name)
-    wanted = file or f"{torch.hub.get_dir()}/checkpoints/{bundle._path}"
     advice = (
         f"get {bundle._path} from https://download.pytorch.org/torchaudio/models/, put it in a "
         "folder, name that as aloe: weights in the preset, or take this encoder out of it"
     )
-    if file is None:
-        try:
-            return bundle.get_model().eval()
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"the weights of {name} cannot be fetched ({error}): {advice}"
-            ) from None
-    model = (make or factory)()
+    if file and not file.exists():
+        raise UserError(f"no file {file}: {advice}")
     try:
+        if file is None:
+            return bundle.get_model().eval()
+        model = (make or factory)()
         model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise UserError(f"no file {wanted}: {advice}") from None
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, TypeError) as error:
+        told = f"{file} is not {name}'s weights" if file else f"{name}'s weights cannot be fetched"
         reason = str(error).split("\n")[0]
-        raise UserError(f"{wanted} is not {name}'s weights ({reason}): {advice}") from None
+        raise UserError(f"{told} ({reason}): {advice}") from None
     return model.eval()
 
 
-def pretrained(name: str) -> Callable[[Settings], Encoder]:
-    """Mean and deviation over frames of the mean of all transformer layers: [B, 1536]."""
-    return lambda settings: layers_of(load_pretrained(settings, name))
-
-
 def layers_of(model: torch.nn.Module) -> Encoder:
-    """The encoder that a wav2vec 2.0, HuBERT or WavLM model is."""
-    device = experiment._device()
-    model = model.to(device)
+    """The encoder that a wav2vec 2.0, HuBERT or WavLM model is: mean and deviation over frames of
+    the mean of all transformer layers, [B, 1536] for the models above."""
+    model, where = model.to(device()), device()
 
     @torch.no_grad()
     def encode(batch: Tensor) -> Tensor:
-        layers = model.extract_features(batch.to(device))[0]  # one [B, T, D] a layer
+        layers = model.extract_features(batch.to(where))[0]  # one [B, T, D] a layer
         return statistics(torch.stack(layers).mean(dim=0)).cpu()
 
     return lambda clips: by_length(clips, encode, size=8)
 
 
-ENCODERS: dict[str, Callable[[Settings], Encoder]] = {
+ENCODERS: dict[str, Callable[[Settings, DeepSpeech2 | None], Encoder]] = {
     "recogniser": recogniser,
     "recogniser_first": partial(recogniser, layers=(0,)),
     "recogniser_last": partial(recogniser, layers=(-1,)),
     "logmel": log_mel,
-    **{name: pretrained(name) for name in PRETRAINED},
+    **{
+        name: lambda settings, _, name=name: layers_of(load_pretrained(settings, name))
+        for name in PRETRAINED
+    },
 }
-
-
-def check_encoders(names) -> None:
-    """Raise ``UserError`` for a name that is not in ``ENCODERS``."""
-    for name in names:
-        if name not in ENCODERS:
-            raise UserError(f"unknown encoder '{name}': choose one of {', '.join(ENCODERS)}")
-
-
-def identity(settings: Settings, name: str) -> dict:
-    """What an encoder's embeddings depend on beside its code."""
-    if name.startswith("recogniser"):
-        return {"base": fingerprint(experiment._base_config(embedded(settings), 0))}
-    if name in PRETRAINED and settings.aloe.weights:
-        return {"weights": list(states([str(weights_file(settings, name))]).values())}
-    return {}
 
 
 # ---------------------------------------------------------------- clips to embeddings
@@ -187,12 +157,8 @@ def samples(clip) -> Tensor:
 
     Raises ``UserError`` for a file that cannot be read and for a clip shorter than 25 ms.
     """
-    whole = pd.isna(clip.duration)
-    audio, rate = read_audio(
-        clip.path,
-        0.0 if pd.isna(clip.offset) else clip.offset,
-        None if whole else clip.duration,
-    )
+    offset = 0.0 if pd.isna(clip.offset) else clip.offset
+    audio, rate = read_audio(clip.path, offset, None if pd.isna(clip.duration) else clip.duration)
     wave = torch.from_numpy(audio)
     if rate != RATE:
         wave = torchaudio.functional.resample(wave, rate, RATE)
@@ -207,8 +173,7 @@ def samples(clip) -> Tensor:
 def embed(clips: pd.DataFrame, encode: Encoder, name: str) -> Tensor:
     """Embeddings [B, D] of a table of clips. Raises ``UserError`` naming a clip whose are NaN."""
     vectors = encode([samples(clip) for clip in clips.itertuples(index=False)])
-    for row in (~vectors.isfinite().all(dim=1)).nonzero()[:, 0].tolist():
-        clip = clips.iloc[row]
+    for _, clip in clips[~vectors.isfinite().all(dim=1).numpy()].iterrows():
         raise UserError(
             f"clip {clip['clip_id']}: encoder {name} returns NaN or infinity: listen to "
             f"{clip['path']}, take it out, or use another encoder"

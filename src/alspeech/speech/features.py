@@ -21,9 +21,9 @@ import torch
 import torchaudio
 from tqdm import tqdm
 
-from .config import ModelConfig
-from .corpus import read_audio
-from .store import Checkpoint
+from ..workshop.config import ModelConfig
+from ..workshop.store import Checkpoint
+from .manifests import read_audio
 
 
 class FeatureExtractor:
@@ -36,10 +36,8 @@ class FeatureExtractor:
             self.transform = torchaudio.transforms.MelSpectrogram(
                 config.sample_rate, n_mels=config.bins, f_min=60.0, **spectrum
             )
-        elif config.features == "spectrogram":
-            self.transform = torchaudio.transforms.Spectrogram(**spectrum)
         else:
-            raise ValueError(f"features must be log-mel or spectrogram, not {config.features!r}")
+            self.transform = torchaudio.transforms.Spectrogram(**spectrum)
 
     def __call__(self, samples: torch.Tensor, rate: int) -> torch.Tensor:
         """Samples [N] at ``rate`` Hz to features [T, F], T a multiple of ``round_frames``."""
@@ -57,6 +55,13 @@ class FeatureExtractor:
 def input_frames(config: ModelConfig, samples: int) -> int:
     """Frames T, rounded up, of an utterance of N samples at ``config.sample_rate``."""
     return -(-max(1, samples // config.hop) // config.round_frames) * config.round_frames
+
+
+def output_frames(config: ModelConfig, frames: int) -> int:
+    """Output frames T' of a model with this config for an input of T frames."""
+    for kernel, stride in zip(config.kernels, config.strides, strict=True):
+        frames = (frames + 2 * (kernel[0] // 2) - kernel[0]) // stride[0] + 1
+    return frames
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def extract(folder: Path, manifest: pd.DataFrame, config: ModelConfig) -> None:
     Goes on from what an interrupted call left in the folder.
     """
     extractor = FeatureExtractor(config)
-    path, checkpoint = folder / "features.npy", Checkpoint(folder / "checkpoint")
+    path, checkpoint = folder / "features.npy", Checkpoint(folder)
     rows = (checkpoint.load() or {"rows": []})["rows"]  # utt_id, frames
     size = NPY_HEADER + 2 * config.bins * sum(frames for _, frames in rows)
     if not path.exists() or path.stat().st_size < size:
@@ -168,7 +173,6 @@ def extract(folder: Path, manifest: pd.DataFrame, config: ModelConfig) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         assert file.tell() == NPY_HEADER
     pd.DataFrame(rows, columns=["utt_id", "frames"]).to_csv(folder / "index.csv", index=False)
-    checkpoint.remove()
 
 
 def spec_augment(features: torch.Tensor, config, generator: torch.Generator) -> torch.Tensor:

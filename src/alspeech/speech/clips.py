@@ -21,16 +21,19 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from . import corpus as corpora
-from . import readers, synthesis
-from .config import CORPORA, ROOT, Settings, UserError, as_dict
-from .metrics import words
-from .processes import cores
-from .store import code, stored
+from ..workshop.config import CORPORA, Settings
+from ..workshop.errors import UserError, one_of
+from ..workshop.processes import cores
+from ..workshop.steps import Step
+from ..workshop.store import fingerprint
+from . import fsdd, readers, synthesis
+from .manifests import check_data, read_manifest
+from .text import words
 
 SPLITS = ("pool", "validation", "test")
 SHARES = (0.6, 0.15, 0.25)  # of a task that is divided by us
 KEYS = ("clip_id", "path", "offset", "duration", "split", "speaker")
+SHOWN = ("text", "voice", "accent", "snr_db")  # of a clip that is played, where they are known
 # columns of a list of your own (CORPUS=jsonl) that are tasks
 LABELS = ("label", "keyword", "digit", "accent", "emotion", "language", "kind", "speaker")
 
@@ -52,6 +55,16 @@ class Task:
         """Row numbers of a split's clips."""
         return np.flatnonzero(self.clips["split"] == split)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The number [N] of every clip's class."""
+        return self.clips["label"].to_numpy(dtype=np.int64)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Ten hex digits that stand for which clips there are, their labels and splits."""
+        return fingerprint(self.clips[["clip_id", "label", "split"]].to_dict("list"))
+
 
 # ---------------------------------------------------------------- the embedded corpus
 
@@ -65,25 +78,20 @@ def read_synthetic(settings: Settings) -> pd.DataFrame:
     """
     sizes = {name: getattr(settings.aloe, name) for name in SPLITS}
     build = replace(settings.build, base=0, **sizes)
-    sources = code("corpus", "synthesis", "phrases")
-    config = {"corpus": "synthetic", "build": as_dict(build), "code": sources}
-    folder = stored(
-        ROOT / "data", "synthetic-clips", config,
-        lambda folder: synthesis.build(folder, build, cores()), resume=True,
-    )  # fmt: skip
-    table = corpora.read_manifest(folder / "manifest.jsonl")
+    folder = Step(
+        "synthetic-clips", lambda folder: synthesis.build(folder, build, cores()),
+        given={"build": build}, code=("speech.synthesis",), place="data",
+    ).folder()  # fmt: skip
+    table = read_manifest(folder / "manifest.jsonl")
     speech = table["kind"] != "silence"
-    files = Path(synthesis._espeak_paths()[1]) / "voices" / "!v"
-    kinds = {
-        voice: voice_kind((files / voice).read_text(errors="replace"))
-        for voice in table["voice"].unique()
-    }
+    files = synthesis.voice_files()
+    kind = functools.cache(lambda name: voice_kind((files / name).read_text(errors="replace")))
     first = table["text"].map(words).str[0]
     known = first[table["split"] == "pool"].value_counts().index[:KEYWORDS]
     return table.assign(
         clip_id=table["utt_id"],
         accent=table["accent"].where(speech & (table["accent"].nunique() > 1)),
-        voice_kind=table["voice"].map(kinds).where(speech),
+        voice_kind=table["voice"].map(kind).where(speech),
         keyword=first.where(first.isin(known), "(other)").where(speech, "(silence)"),
     )
 
@@ -109,7 +117,7 @@ def voice_kind(lines: str) -> str:
 
 def read_fsdd(settings: Settings) -> pd.DataFrame:
     """Which digit, which of six speakers: recordings 0-4 are the test, as is official."""
-    table = corpora._fsdd_recordings(settings.data)
+    table = fsdd.recordings(settings.data)
     table["split"] = pd.cut(table["index"], [-1, 4, 9, 999], labels=["test", "validation", "pool"])
     stems = [Path(path).stem for path in table["path"]]
     return table.assign(clip_id=stems, digit=table["digit"].astype(str))
@@ -124,11 +132,9 @@ def read_speechcommands(settings: Settings) -> pd.DataFrame:
     table = table.assign(clip_id=table["utt_id"], word=table["text"])
     table["split"] = table["split"].fillna("pool")
     other = ~table["word"].isin(COMMANDS)
-    table["command"] = table["word"].where(~other, "(unknown)")
     # of 25 other words as many clips as of one command
-    table.loc[other & (np.cumsum(other) % max(1, table["word"].nunique() - 10) > 0), "command"] = (
-        None
-    )
+    kept = ~other | (np.cumsum(other) % max(1, table["word"].nunique() - 10) == 0)
+    table["command"] = table["word"].where(~other, "(unknown)").where(kept)
     noise = []
     for path in sorted(Path(table["path"].iloc[0]).parents[1].glob("_background_noise_/*.wav")):
         seconds = int(soundfile.info(path).duration)
@@ -167,12 +173,11 @@ def read_esc10(settings: Settings) -> pd.DataFrame:
     if "esc10" in table:
         table = table[table["esc10"].astype(str) == "True"]
     splits = {1: "pool", 2: "pool", 3: "pool", 4: "validation", 5: "test"}
-    return pd.DataFrame({
-        "clip_id": [str(Path(name).with_suffix("")) for name in table[path]],
-        "path": [str(data / folder / name) for name in table[path]],
-        "split": table["fold"].map(splits).to_numpy(),
-        "sound": table[label].to_numpy(),
-    })  # fmt: skip
+    return table.assign(
+        clip_id=[str(Path(name).with_suffix("")) for name in table[path]],
+        path=[str(data / folder / name) for name in table[path]],
+        split=table["fold"].map(splits), sound=table[label],
+    )  # fmt: skip
 
 
 def read_vocalsound(settings: Settings) -> pd.DataFrame:
@@ -183,16 +188,15 @@ def read_vocalsound(settings: Settings) -> pd.DataFrame:
     for name, split in splits.items():
         meta, files = data / "meta" / f"{name}_meta.csv", data / "datafiles" / f"{name}.json"
         if meta.is_file():
-            speakers = [line.split(",")[0] for _, line in readers._lines(meta)]
+            names = [line for _, line in readers.lines(meta)]
         elif files.is_file():
             names = [Path(item["wav"]).name for item in json.loads(files.read_text())["data"]]
-            speakers = [name.partition("_")[0] for name in names]
         else:
             raise UserError(
                 f"{data}: no meta/{meta.name} and no datafiles/{files.name}: "
                 f"DATA is {CORPORA['vocalsound']}"
             )
-        speaker_split.update(dict.fromkeys(speakers, split))
+        speaker_split |= {re.split("[,_]", name)[0]: split for name in names}
     rows = []
     for path in sorted(data.glob("audio_16k/*.wav")):
         name = re.fullmatch(r"([fm]\d+)_\d+_([a-z]+)", path.stem)
@@ -228,42 +232,30 @@ def read(settings: Settings) -> tuple[pd.DataFrame, tuple]:
     """
     reader, columns = READERS[settings.corpus]
     if settings.corpus != "synthetic":
-        corpora.check_data(settings.corpus, settings.data)
+        check_data(settings.corpus, settings.data)
     table = reader(settings)
-    for name in KEYS:
-        if name not in table:
-            table[name] = np.nan if name in ("offset", "duration") else None
     tasks = tuple(name for name in columns if name in table and table[name].notna().any())
     if settings.corpus == "jsonl" and "label" in tasks:
         tasks = ("label",)
     if not tasks:
         raise UserError(f"{settings.data}: no label: give the clips one of {', '.join(columns)}")
     for name in settings.aloe.tasks:
-        if name not in tasks:
-            raise UserError(
-                f"configs/{settings.preset}.yaml: aloe: tasks: {settings.corpus} has no task "
-                f"'{name}': choose of {', '.join(tasks)}"
-            )
+        one_of(f"{settings.corpus} task (aloe: tasks in {settings.preset}.yaml)", name, tasks)
     tasks = settings.aloe.tasks or tasks
-    table = table[[*dict.fromkeys([*KEYS, *tasks, *_known(table)])]]
+    known = [name for name in SHOWN if name in table]
+    # keys that the corpus does not know are NaN
+    table = table.reindex(columns=list(dict.fromkeys([*KEYS, *tasks, *known])))
     table = table[table[list(tasks)].notna().any(axis=1)]
     return _sampled(table, settings.aloe).reset_index(drop=True), tasks
 
 
-def _known(table: pd.DataFrame) -> list[str]:
-    """Columns that a table of players may show."""
-    return [name for name in ("text", "voice", "accent", "snr_db") if name in table]
-
-
 def _sampled(table: pd.DataFrame, config) -> pd.DataFrame:
     """At most as many clips of each split as the configuration says, the same every time."""
-    rng = np.random.default_rng(0)
+    rng, kept = np.random.default_rng(0), []
     sizes = {name: getattr(config, name) for name in SPLITS}
     table = table.assign(split=table["split"].astype(object).where(table["split"].notna(), None))
-    parts = [part for _, part in table.groupby("split", dropna=False, sort=False)]
-    kept = []
-    for part in parts:
-        size = sizes.get(part["split"].iloc[0], sum(sizes.values()))
+    for split, part in table.groupby("split", dropna=False, sort=False):
+        size = sizes.get(split, sum(sizes.values()))
         kept += list(part.index[np.sort(rng.permutation(len(part))[:size])])
     return table.loc[sorted(kept)]
 
@@ -271,6 +263,12 @@ def _sampled(table: pd.DataFrame, config) -> pd.DataFrame:
 # ---------------------------------------------------------------- tasks
 
 
+def tasks(settings: Settings) -> dict[str, Task]:
+    """The corpus's tasks, or those that the preset names; see :func:`task`."""
+    return {name: task(settings, name) for name in read(settings)[1]}
+
+
+@functools.lru_cache(maxsize=16)
 def task(settings: Settings, name: str) -> Task:
     """A task of the corpus, divided into pool, validation and test.
 
@@ -297,19 +295,15 @@ def divided(name: str, clips: pd.DataFrame, seed_clips: int) -> Task:
         )
     classes = tuple(sorted(counts.index))
     number = clips["label"].map({name: i for i, name in enumerate(classes)})
-    labelled = clips.assign(label=number.to_numpy())
-    own = clips["split"].to_numpy()
-    ways = {"": lambda: own}
+    ways = {"": clips["split"].to_numpy()}
     if name != "speaker":
-        ways["divided by speaker"] = lambda: _by_speaker(clips)
-    ways["divided by clip, for want of speakers that could be kept apart"] = lambda: _by_clip(
-        number, seed_clips
-    )
-    for note, way in ways.items():
-        split = way()
+        ways["divided by speaker"] = _by_speaker(clips)
+    by_clip = "divided by clip, for want of speakers that could be kept apart"
+    ways[by_clip] = _by_clip(number, seed_clips)
+    for note, split in ways.items():
         if _complete(number, split, seed_clips):
             notes = (f"task {name}: {note}",) if note else ()
-            return Task(name, classes, labelled.assign(split=split), notes)
+            return Task(name, classes, clips.assign(label=number, split=split), notes)
     raise UserError(f"task {name}: its clips cannot be divided: add clips of '{rarest}'")
 
 
@@ -344,9 +338,7 @@ def _by_clip(labels: pd.Series, seed_clips: int) -> np.ndarray:
 
 def playable(clips: pd.DataFrame) -> pd.DataFrame:
     """The clips with the offset and duration that notebooks.players needs."""
-    whole = clips["duration"].isna()
-    seconds = [soundfile.info(path).duration for path in clips.loc[whole, "path"]]
-    clips = clips.assign(offset=clips["offset"].fillna(0.0).astype(float))
-    clips["duration"] = clips["duration"].astype(float)
-    clips.loc[whole, "duration"] = seconds
-    return clips
+    seconds = clips["duration"].astype(float)
+    whole = seconds.isna()
+    seconds[whole] = [soundfile.info(path).duration for path in clips.loc[whole, "path"]]
+    return clips.assign(offset=clips["offset"].astype(float).fillna(0.0), duration=seconds)

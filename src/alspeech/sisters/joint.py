@@ -20,14 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import LossPredictionConfig, ModelConfig, UserError
-from .ctc import ctc_losses, pad
-from .model import Bidirectional, DeepSpeech2, ToSequence
-from .text import BLANK
-from .training import autocast
-
-TARGETS = ("token", "utterance")  # the columns of what is predicted
-SMALLEST = 1e-3  # nats: losses below count as this much, their logarithms would tell of nothing
+from ..ctc import ctc_losses, pad
+from ..metrics import TARGETS, log_losses
+from ..model import Bidirectional, DeepSpeech2, ToSequence
+from ..speech.text import BLANK
+from ..training import autocast
+from ..workshop.config import LossPredictionConfig, ModelConfig
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -117,13 +115,6 @@ class LossPredictor(nn.Module):
         return (predicted * self.scale + self.location).exp()
 
 
-def targets(losses: Tensor, labels) -> Tensor:
-    """Logarithms of the loss a token and of the loss, [B, 2]. A transcript has one token more
-    than it has labels: its end."""
-    tokens = torch.tensor([len(row) + 1 for row in labels], device=losses.device)
-    return torch.stack([losses / tokens, losses], dim=1).clamp_min(SMALLEST).log().detach()
-
-
 def ranking_loss(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Tensor:
     """mean over pairs of max(0, ξ − sign(l_i − l_j) (l̂_i − l̂_j)): [N, …] → a number.
 
@@ -199,7 +190,7 @@ class JointRecogniser(nn.Module):
         """:meth:`losses` of features [B, T, F] and their transcripts, a token and in all: [B, 2]
         nats."""
         _, encoded, logits = self.encode(features)
-        return targets(self.losses(encoded, logits, labels), labels).exp()
+        return log_losses(self.losses(encoded, logits, labels), labels).exp()
 
     @torch.no_grad()
     def predicted_losses(self, features: Tensor) -> Tensor:
@@ -230,7 +221,7 @@ def objective(model: JointRecogniser, batch, device, progress: float) -> Tensor:
         predicted = model.predictor(taps)[fitting]
     if len(predicted) == 0:
         return losses.mean()
-    true = targets(losses, batch.labels)[fitting]
+    true = log_losses(losses, batch.labels)[fitting]
     true = model.predictor.standardise(true, learn=model.training)
     return losses.mean() + config.weight * prediction_loss(predicted, true, config.criterion)
 
@@ -239,12 +230,3 @@ def fits(labels: list[int], frames: int) -> bool:
     """Whether CTC has a path for a transcript: a frame a label, and one between equal ones."""
     repeats = sum(a == b for a, b in zip(labels, labels[1:], strict=False))
     return len(labels) + repeats <= frames
-
-
-def needs_predictor(model) -> None:
-    """Raise ``UserError`` for a recogniser that does not predict its loss."""
-    if not hasattr(model, "predicted_losses"):
-        raise UserError(
-            "strategy 'loss_prediction' needs a recogniser that predicts its loss: list it under "
-            "loss_prediction: strategies in the preset and run make loss-prediction"
-        )

@@ -12,7 +12,9 @@ Network file systems that only pretend to lock (NFS mounted ``nolock``) want one
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -24,7 +26,7 @@ import sys
 import time
 from pathlib import Path
 
-from .config import UserError
+from .errors import UserError
 
 try:
     import fcntl
@@ -32,10 +34,16 @@ except ImportError:  # Windows
     fcntl = None
 
 CHECKSUMS = "checksums.json"
+CHECKPOINT = "checkpoint"  # the file that interrupted work goes on from; gone when it is finished
 # seconds of work that a kill may cost, at most; a checkpoint a few times as often is as cheap
 CHECKPOINT_SECONDS = float(os.environ.get("ALSPEECH_CHECKPOINT_SECONDS") or 5)
 
 # ---------------------------------------------------------------- configurations
+
+
+def plain(config: dict) -> dict:
+    """A configuration as JSON has it: dataclasses become objects, tuples lists."""
+    return json.loads(json.dumps(config, default=dataclasses.asdict))
 
 
 def fingerprint(config: dict) -> str:
@@ -43,18 +51,39 @@ def fingerprint(config: dict) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
 
 
+PACKAGE = Path(__file__).parents[1]
 # as they were when this process started: editing a file does not touch a run that is under way
-_SOURCES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
+_SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
+    for path in PACKAGE.rglob("*.py")
+}
+# what modules read
+_DATA = {"speech.phrases": (PACKAGE / "speech" / "phrases.yaml").read_bytes()}
 
 
 def code(*modules: str) -> str:
-    """Ten hex digits that stand for the source of some of this package's modules."""
+    """Ten hex digits that stand for the source of some of this package's modules ("training",
+    "speech.features") and of all that they import of it, but for the workshop, which decides
+    where and when something is computed, and not what."""
     import torch  # here and below: it takes seconds, and the processes that speak need none of it
 
     digest = hashlib.sha256(torch.__version__.encode())
-    for name in modules:
-        digest.update(_SOURCES[name])
+    for name in sorted(set().union(*map(imported, modules))):
+        digest.update(_SOURCES[name].encode() + _DATA.get(name, b""))
     return digest.hexdigest()[:10]
+
+
+@functools.cache
+def imported(module: str) -> frozenset[str]:
+    """A module of this package and all that it builds on, outside of the workshop: what it imports
+    at its top or in a function, and so on."""
+    found = []
+    for node in ast.walk(ast.parse(_SOURCES[module])):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*module.split(".")[: -node.level], *filter(None, [node.module])]
+            found += [".".join(base), *(".".join([*base, item.name]) for item in node.names)]
+    below = [name for name in found if name in _SOURCES and not name.startswith("workshop.")]
+    return frozenset([module]).union(*map(imported, below))
 
 
 # ---------------------------------------------------------------- folders
@@ -71,8 +100,7 @@ def stored(parent: Path, name: str, config: dict, compute, resume: bool = False)
     says so. Raises ``UserError`` for a folder whose config.json is another configuration.
     """
     folder = parent / f"{name}-{fingerprint(config)}"
-    damage = _damage(folder, config)
-    if damage is None:
+    if _damage(folder, config) is None:
         return folder
     if compute is None:
         return None
@@ -92,7 +120,9 @@ def stored(parent: Path, name: str, config: dict, compute, resume: bool = False)
         try:
             compute(unfinished)
             write_json(unfinished / "config.json", config)
-            write_json(unfinished / CHECKSUMS, _checksums(unfinished))
+            files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+            sums = {path.relative_to(unfinished).as_posix(): checksum(path) for path in files}
+            write_json(unfinished / CHECKSUMS, sums)
             try:
                 unfinished.rename(folder)
             except OSError:
@@ -119,23 +149,20 @@ def _damage(folder: Path, config: dict) -> str | None:
     """What is wrong with a finished folder, None if nothing is; the first look reads it all."""
     if not folder.exists():
         return "missing"
+    name = "config.json"
     try:
-        record = json.loads((folder / "config.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return "config.json cannot be read"
-    if record != config:
-        raise UserError(f"{folder} holds another configuration: remove it and run again")
-    if folder in _intact:
-        return None
-    try:
-        expected = json.loads((folder / CHECKSUMS).read_text()).items()
-    except (FileNotFoundError, ValueError, AttributeError):
-        return f"{CHECKSUMS} cannot be read"
-    for name, written in expected:
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if checksum(folder / name) != written:
-            return f"{name} has changed"
+        if json.loads((folder / name).read_text()) != config:
+            raise UserError(f"{folder} holds another configuration: remove it and run again")
+        if folder in _intact:
+            return None
+        name = CHECKSUMS
+        for name, written in json.loads((folder / CHECKSUMS).read_text()).items():
+            if checksum(folder / name) != written:
+                return f"{name} has changed"
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return f"{name} is missing"
+    except (ValueError, AttributeError):
+        return f"{name} cannot be read"
     _intact.add(folder)
     return None
 
@@ -144,11 +171,6 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file, in hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): checksum(path) for path in paths}
 
 
 # ---------------------------------------------------------------- one process at a time
@@ -217,8 +239,7 @@ def sweep(parent: Path) -> None:
             else:
                 path.unlink(missing_ok=True)
     for path in parent.glob(".*.lock"):
-        lock = _locked(path, wait=False)
-        if lock:
+        if lock := _locked(path, wait=False):
             with lock:
                 path.unlink(missing_ok=True)
 
@@ -226,10 +247,8 @@ def sweep(parent: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
+    except OSError as error:
+        return isinstance(error, PermissionError)  # somebody else's
     return True
 
 
@@ -283,10 +302,10 @@ def torch_bytes(state: dict) -> bytes:
 
 
 class Checkpoint:
-    """A file that interrupted work goes on from: tensors and plain values, with a checksum."""
+    """What interrupted work in a folder goes on from: tensors and plain values, with a checksum."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, folder: Path):
+        self.path = folder / CHECKPOINT
         self._written = time.monotonic()
 
     def due(self) -> bool:
@@ -309,6 +328,3 @@ class Checkpoint:
             print(f"{self.path} is damaged: beginning anew", file=sys.stderr)
             return None
         return torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)

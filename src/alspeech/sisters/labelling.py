@@ -9,7 +9,6 @@ for the next. Every answer is on disk before the next clip is shown; the same ca
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .aloe import RANDOM, SCORES, standardised, train
-from .clips import playable
-from .config import AloeConfig, UserError
-from .notebooks import players
-from .store import write_text
+from ..speech.clips import playable
+from ..speech.players import players
+from ..speech.readers import lines
+from ..workshop.config import AloeConfig
+from ..workshop.errors import UserError, one_of
+from ..workshop.store import write_text
+from .few_labels import SCORES, standardised, train
 
 SKIP = ""  # the answer for a clip that is none of the classes
+NONE, BACK = "none of these", "back"  # buttons beside those of the classes
 
 
 class Labeller:
@@ -40,9 +42,7 @@ class Labeller:
         self, clips: pd.DataFrame, embeddings: Tensor, classes, answers: Path,
         strategy: str = "margin", config: AloeConfig | None = None,
     ):  # fmt: skip
-        if strategy not in SCORES:
-            known = ", ".join(SCORES)
-            raise UserError(f"unknown strategy '{strategy}' (not {RANDOM}): choose one of {known}")
+        one_of("strategy", strategy, SCORES)
         if len(set(classes)) < 2:
             raise UserError("one class only: name two or more of what a clip may be")
         self.clips, self.classes = playable(clips.reset_index(drop=True)), tuple(classes)
@@ -50,33 +50,28 @@ class Labeller:
         self.X = standardised(embeddings, embeddings)
         self.row = {clip_id: i for i, clip_id in enumerate(self.clips["clip_id"])}
         self.answers: dict[str, str] = self._read()
-        self.logits: Tensor | None = None  # [N, C], once every class has been heard
         self._train()
 
     def _read(self) -> dict[str, str]:
-        if not self.path.exists():
-            return {}
         found = {}
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+        for where, line in lines(self.path) if self.path.exists() else ():
             try:
                 record = json.loads(line)
                 clip_id, label = record["clip_id"], record["label"]
             except (ValueError, TypeError, KeyError):
-                raise UserError(
-                    f"{self.path}:{number}: no answer: mend the line, or take it out"
-                ) from None
+                raise UserError(f"{where}: no answer: mend the line, or take it out") from None
             if clip_id not in self.row or label not in (*self.classes, SKIP):
                 raise UserError(
-                    f"{self.path}:{number}: '{clip_id}' as '{label}' answers other clips or other "
-                    "classes: use another file"
+                    f"{where}: '{clip_id}' as '{label}' answers other clips or other classes: use "
+                    "another file"
                 )
             found[clip_id] = label
         return found
 
     def _train(self) -> None:
+        self.logits: Tensor | None = None  # [N, C], once every class has been heard
         labelled = {clip_id: label for clip_id, label in self.answers.items() if label != SKIP}
         if set(labelled.values()) != set(self.classes):
-            self.logits = None
             return
         y = np.zeros(len(self.X), dtype=np.int64)
         rows = [self.row[clip_id] for clip_id in labelled]
@@ -113,9 +108,8 @@ class Labeller:
 
     def _save_and_train(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [{"clip_id": clip_id, "label": label} for clip_id, label in self.answers.items()]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_text(self.path, text)
+        rows = [{"clip_id": clip_id, "label": label} for clip_id, label in self.answers.items()]
+        write_text(self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         self._train()
 
     def labels(self) -> pd.DataFrame:
@@ -133,22 +127,18 @@ class Labeller:
         import ipywidgets  # only the notebook needs it
 
         self.player, self.progress = ipywidgets.HTML(), ipywidgets.HTML()
-        actions = {name: partial(self._clicked, name) for name in self.classes}
-        actions |= {"none of these": partial(self._clicked, SKIP), "back": self._back}
-        self.buttons = [ipywidgets.Button(description=name) for name in actions]
-        for button, action in zip(self.buttons, actions.values(), strict=True):
-            button.on_click(action)
+        buttons = [ipywidgets.Button(description=name) for name in (*self.classes, NONE, BACK)]
+        for button in buttons:
+            button.on_click(self._pressed)
         self._show()
-        row = ipywidgets.HBox(self.buttons, layout={"flex_flow": "row wrap"})
+        row = ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"})
         return ipywidgets.VBox([self.player, row, self.progress])
 
-    def _clicked(self, label: str, _button) -> None:
-        if self.asked is not None:
-            self.answer(self.asked, label)
-            self._show()
-
-    def _back(self, _button) -> None:
-        self.undo()
+    def _pressed(self, button) -> None:
+        if button.description == BACK:
+            self.undo()
+        elif self.asked is not None:
+            self.answer(self.asked, SKIP if button.description == NONE else button.description)
         self._show()
 
     def _show(self) -> None:

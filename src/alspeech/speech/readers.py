@@ -1,8 +1,8 @@
 """Readers: other people's corpora, each in its own layout, to the one table of utterances.
 
-Every reader returns :class:`Found`: a row an utterance, as the corpus's own files have it, and
-those files. Nothing is judged here but the files' form; validation.py looks at transcripts and
-audio. What is wrong with a file as a whole is a ``UserError`` that names file and line.
+Every reader yields a row an utterance, as the corpus's own files have it, and puts those files into
+its empty list ``files``. Nothing is judged here but the files' form; validation.py looks at
+transcripts and audio. What is wrong with a whole file is a ``UserError`` that names file and line.
 
 Columns: ``utt_id, path`` (absolute), ``offset`` and ``duration`` (seconds; NaN: the whole file),
 ``text``, ``speaker`` and ``split`` (None where the corpus does not say), ``where`` and
@@ -11,6 +11,7 @@ Columns: ``utt_id, path`` (absolute), ``offset`` and ``duration`` (seconds; NaN:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -21,12 +22,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from .config import CORPORA, UserError
-from .corpus import check_data
+from ..workshop.config import CORPORA
+from ..workshop.errors import UserError
+from .manifests import check_data
 
-COLUMNS = (
-    "utt_id", "path", "offset", "duration", "text", "speaker", "split", "where", "text_where",
-)  # fmt: skip
+COLUMNS = "utt_id path offset duration text speaker split where text_where".split()
 # what corpora call their splits; training material (None) is divided into base and pool by us
 SPLIT_NAMES = {
     **{name: name for name in ("base", "pool", "validation", "test")},
@@ -49,13 +49,11 @@ class Found:
 
 def states(paths: list[str]) -> dict[str, list | None]:
     """Size and time of change of files (None: not there)."""
-    found = {}
+    found = dict.fromkeys(paths)
     for path in paths:
-        try:
+        with contextlib.suppress(OSError):  # missing, or not ours to read: validation.py says which
             status = os.stat(path)
             found[path] = [status.st_size, status.st_mtime_ns]
-        except OSError:
-            found[path] = None  # missing, or not ours to read: validation.py says which
     return found
 
 
@@ -67,62 +65,50 @@ def read(corpus: str, data: str, outside: bool = False) -> Found:
     line, where there is nothing to read, a file is malformed or an ``utt_id`` occurs twice.
     """
     check_data(corpus, data)
-    rows, files = READERS[corpus](Path(data), outside)
+    files = []
+    rows = list(READERS[corpus](Path(data), outside, files))
     if not rows:
         raise UserError(f"{data}: no utterance found; DATA is {CORPORA[corpus]}")
-    table = pd.DataFrame(rows)
-    for name in COLUMNS:
-        if name not in table:
-            table[name] = None
-    table["text_where"] = table["text_where"].fillna(table["where"])
-    for name in ("offset", "duration"):
-        table[name] = table[name].astype(float)
-    for name in ("speaker", "split"):
-        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
+    table = pd.DataFrame(rows, columns=list(names))
+    table["text_where"] = table["text_where"].combine_first(table["where"])
+    table = table.astype({"offset": float, "duration": float})
+    told = table[["speaker", "split"]].astype(object)
+    table[told.columns] = told.where(told.notna(), None)
     twice = table[table["utt_id"].duplicated(keep=False)]
     if len(twice):
-        first, second = twice[twice["utt_id"] == twice["utt_id"].iloc[0]]["where"].iloc[:2]
-        raise UserError(
-            f"{second}: utt_id '{twice['utt_id'].iloc[0]}' is taken by {first}: "
-            "give every utterance its own utt_id"
-        )
-    order = [*COLUMNS, *(name for name in table if name not in COLUMNS)]
-    return Found(table[order], tuple(files))
+        utt_id = twice["utt_id"].iloc[0]
+        first, second = twice["where"][twice["utt_id"] == utt_id].iloc[:2]
+        raise UserError(f"{second}: utt_id '{utt_id}' is taken by {first}: give each its own")
+    return Found(table, tuple(files))
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def lines(path: Path) -> Iterator[tuple[str, str]]:
     """(``file:line``, text) of each line but blank ones; Windows line ends and a BOM are fine."""
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: this corpus needs it") from None
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    except UnicodeDecodeError as error:
+        before, byte = error.object[: error.start].split(b"\n"), error.object[error.start]
+        raise UserError(
+            f"{path}:{len(before)}: not UTF-8 (byte {len(before[-1]) + 1} of the line is "
+            f"0x{byte:02x}): convert the file, e.g. iconv -f latin1 -t utf-8"
+        ) from None
+    for number, line in enumerate(content.split("\n"), start=1):
         where = f"{path}:{number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{where}: not UTF-8 (byte {error.start + 1} of the line is "
-                f"0x{line[error.start]:02x}): convert the file, e.g. iconv -f latin1 -t utf-8"
-            ) from None
-        if "\0" in text:
+        if "\0" in line:
             raise UserError(f"{where}: not UTF-8 but UTF-16, or no text at all: convert the file")
-        if text:
-            yield where, text
-
-
-def _split(name, where: str) -> str | None:
-    if name is None:
-        return None
-    if str(name).lower() not in SPLIT_NAMES:
-        raise UserError(f"{where}: unknown split '{name}': choose one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[str(name).lower()]
+        if line.strip():
+            yield where, line.strip()
 
 
 def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
     """The path, absolute; refused where it leaves the ``allowed`` folder, by a link, too."""
     path = os.path.abspath(path)
-    if not outside and not _real(path).startswith(os.path.join(_real_folder(str(allowed)), "")):
+    folder, name = os.path.split(path)
+    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real(folder), name)
+    if not outside and not real.startswith(os.path.join(_real(str(allowed)), "")):
         raise UserError(
             f"{where}: {path} lies outside {allowed}: correct the path, or allow it with "
             "build: {outside: true} in the preset"
@@ -130,20 +116,13 @@ def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
     return path
 
 
-_real_folder = functools.cache(os.path.realpath)  # thousands of files share a folder
-
-
-def _real(path: str) -> str:
-    if os.path.islink(path):
-        return os.path.realpath(path)
-    folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder), name)
+_real = functools.cache(os.path.realpath)  # thousands of files share a folder
 
 
 # ---------------------------------------------------------------- JSON lines
 
 
-def read_jsonl(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+def read_jsonl(data: Path, outside: bool, files: list) -> Iterator[dict]:
     """NeMo's manifests: an object a line with ``audio_filepath, text`` and, if you like,
     ``utt_id, duration, offset, speaker, split`` and more, which travels along.
 
@@ -153,19 +132,16 @@ def read_jsonl(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
     """
     if data.is_dir():
         patterns = ("*.jsonl", "*/*.jsonl", "*.json", "*/*.json")
-        files = next(filter(None, (sorted(data.glob(pattern)) for pattern in patterns)), [])
+        files += next(filter(None, (sorted(data.glob(pattern)) for pattern in patterns)), [])
     else:
-        data, files = data.parent, [data]
-    rows = []
+        files.append(data)
+        data = data.parent
     for file in files:
         split = SPLIT_NAMES.get(file.stem)
         if split is None and file.parent != data:
             split = SPLIT_NAMES.get(file.parent.name)
-        rows += [
-            _from_json(line, where, file.parent, data, outside, split)
-            for where, line in _lines(file)
-        ]
-    return rows, files
+        for where, line in lines(file):
+            yield _from_json(line, where, file.parent, data, outside, split)
 
 
 def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, split) -> dict:
@@ -182,11 +158,12 @@ def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, s
     name = record.get("audio_filepath") if isinstance(record, dict) else None
     if not isinstance(name, str) or not name:
         raise UserError(f'{where}: no "audio_filepath": every line needs one, and a "text"')
-    row = {key: value for key, value in record.items() if key not in ("audio_filepath", "path")}
+    row = {"split": split, **record, "path": _inside(folder / name, data, where, outside)}
+    del row["audio_filepath"]
     for key in ("offset", "duration"):
         value = row.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value) and value >= 0):
+        number = type(value) in (int, float) and 0 <= value < math.inf
+        if value is not None and not number:
             raise UserError(f'{where}: "{key}" is {json.dumps(value)}: a number of seconds, please')
     for key in ("text", "speaker", "utt_id"):
         if isinstance(row.get(key), dict | list | bool):
@@ -196,15 +173,17 @@ def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, s
         at = f"@{row['offset']:g}" if row.get("offset") else ""
         within = "" if folder == data else f"{folder.name}/"
         row["utt_id"] = within + str(Path(name).with_suffix("")) + at
-    row["split"] = _split(row["split"], where) if "split" in row else split
-    row["text"] = row["text"] or ""
-    return {**row, "path": _inside(folder / name, data, where, outside), "where": where}
+    given = str(row["split"]).lower()
+    if row["split"] is not None and given not in SPLIT_NAMES:
+        known = ", ".join(SPLIT_NAMES)
+        raise UserError(f"{where}: unknown split '{row['split']}': choose one of {known}")
+    return row | {"split": SPLIT_NAMES.get(given), "text": row["text"] or "", "where": where}
 
 
 # ---------------------------------------------------------------- Kaldi
 
 
-def read_kaldi(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+def read_kaldi(data: Path, outside: bool, files: list) -> Iterator[dict]:
     """A Kaldi data directory: ``wav.scp, text`` and, if there, ``utt2spk, segments, spk2gender``.
 
     DATA is the directory itself or a folder of such directories; one that is named after a split
@@ -214,54 +193,36 @@ def read_kaldi(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
     folders = [data]
     if not (data / "wav.scp").exists() and data.is_dir():
         folders = sorted(path.parent for path in data.glob("*/wav.scp"))
-    rows, files = [], []
     for folder in folders:
+        optional = [folder / name for name in ("utt2spk", "segments", "spk2gender")]
+        listing = [folder / "wav.scp", folder / "text", *filter(Path.exists, optional)]
+        files += listing
+        tables = {file.name: _kaldi_table(file) for file in listing}
+        audio, texts = tables["wav.scp"], tables["text"]
+        paths = {name: _kaldi_path(folder, *audio[name], outside) for name in audio}
+        parts = tables.get("segments", {name: (name, where) for name, (_, where) in audio.items()})
+        speakers, genders = tables.get("utt2spk", {}), tables.get("spk2gender", {})
         split = SPLIT_NAMES.get(folder.name) if folder != data else None
-        found, read_files = _kaldi_directory(folder, outside, split)
-        rows += found
-        files += read_files
-    return rows, files
-
-
-def _kaldi_directory(folder: Path, outside: bool, split: str | None):
-    files = [folder / "wav.scp", folder / "text"]
-    optional = ("utt2spk", "segments", "spk2gender")
-    files += [folder / name for name in optional if (folder / name).exists()]
-    tables = {file.name: _kaldi_table(file) for file in files}
-    recordings = {
-        name: (_kaldi_path(folder, path, where, outside), where)
-        for name, (path, where) in tables["wav.scp"].items()
-    }
-    parts = tables.get("segments")
-    if parts is None:
-        parts = {name: (name, where) for name, (_, where) in recordings.items()}
-    speakers, genders = tables.get("utt2spk", {}), tables.get("spk2gender", {})
-    rows = []
-    # an utterance that has a transcript only is told, too: its audio is missing
-    for utt_id in sorted(parts.keys() | tables["text"].keys()):
-        text, text_where = tables["text"].get(utt_id, ("", None))
-        part, where = parts.get(utt_id, (utt_id, text_where))
-        recording, *times = part.split()
-        offset, duration = _kaldi_times(times, where) if times else (None, None)
-        if recording in recordings:
-            path = recordings[recording][0]
-        elif utt_id in parts:
-            raise UserError(f"{where}: recording '{recording}' is not in {folder / 'wav.scp'}")
-        else:
-            path = ""  # nowhere
-        row = {"utt_id": utt_id, "path": path, "offset": offset, "duration": duration}
-        row |= {"text": text, "where": where, "text_where": text_where, "split": split}
-        row["speaker"] = speakers.get(utt_id, (None,))[0]
-        if genders:
-            row["gender"] = genders.get(row["speaker"], (None,))[0]
-        rows.append(row)
-    return rows, files
+        # an utterance that has a transcript only is told, too: its audio is missing
+        for utt_id in sorted(parts.keys() | texts.keys()):
+            text, text_where = texts.get(utt_id, ("", None))
+            part, where = parts.get(utt_id, (utt_id, text_where))
+            recording, *times = part.split()
+            offset, duration = _kaldi_times(times, where) if times else (None, None)
+            if utt_id in parts and recording not in paths:
+                raise UserError(f"{where}: recording '{recording}' is not in {folder / 'wav.scp'}")
+            row = {"utt_id": utt_id, "path": paths.get(recording, "")}  # "": nowhere
+            row |= {"offset": offset, "duration": duration, "text": text, "split": split}
+            row["speaker"] = speakers.get(utt_id, (None,))[0]
+            if genders:
+                row["gender"] = genders.get(row["speaker"], (None,))[0]
+            yield row | {"where": where, "text_where": text_where}
 
 
 def _kaldi_table(path: Path) -> dict[str, tuple[str, str]]:
     """``{first field: (rest of the line, file:line)}``."""
     table = {}
-    for where, line in _lines(path):
+    for where, line in lines(path):
         key, *rest = line.split(maxsplit=1)
         if key in table:
             raise UserError(f"{where}: '{key}' is taken by {table[key][1]}: keep one of the two")
@@ -277,9 +238,7 @@ def _kaldi_path(folder: Path, name: str, where: str, outside: bool) -> str:
             f"{where}: '{name[:40]}' is a command, and commands from files are never run: write "
             "its output to audio files and list their paths"
         )
-    path = folder / name
-    if not path.exists() and (folder.parent / name).exists():
-        path = folder.parent / name
+    path = next(filter(Path.exists, (folder / name, folder.parent / name)), folder / name)
     return _inside(path, folder.parent, where, outside)
 
 
@@ -296,12 +255,11 @@ def _kaldi_times(times: list[str], where: str) -> tuple[float, float]:
 # ---------------------------------------------------------------- LibriSpeech
 
 LIBRISPEECH_SUBSETS = (
-    "dev-clean", "dev-other", "test-clean", "test-other",
-    "train-clean-100", "train-clean-360", "train-other-500",
-)  # fmt: skip
+    "dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500"
+).split()
 
 
-def read_librispeech(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+def read_librispeech(data: Path, outside: bool, files: list) -> Iterator[dict]:
     """The official folders, ``<subset>/<speaker>/<chapter>/*.flac`` and ``*.trans.txt``.
 
     DATA holds ``LibriSpeech/``, or is it, or is one subset. Beside training subsets, ``dev-*`` is
@@ -313,34 +271,30 @@ def read_librispeech(data: Path, outside: bool) -> tuple[list[dict], list[Path]]
     root = data / "LibriSpeech" if (data / "LibriSpeech").is_dir() else data
     subsets = [root / name for name in LIBRISPEECH_SUBSETS if (root / name).is_dir()] or [root]
     trained = any(subset.name.startswith("train") for subset in subsets)
-    rows, files = [], []
     for subset in subsets:
         split = SPLIT_NAMES.get(subset.name.partition("-")[0]) if trained else None
         audio = {path.stem: path for path in sorted(subset.glob("*/*/*.flac"))}
-        of_subset = {"subset": subset.name, "split": split}
+        found = []
         for file in sorted(subset.glob("*/*/*.trans.txt")):
             files.append(file)
-            for where, line in _lines(file):
+            for where, line in lines(file):
                 utt_id, _, text = line.partition(" ")
-                path = audio.pop(utt_id, None) or Path(
-                    _inside(file.parent / f"{utt_id}.flac", data, where, outside)  # a missing file
-                )
-                rows.append(_librispeech_row(utt_id, path, text, where) | of_subset)
+                missing = file.parent / f"{utt_id}.flac"
+                path = audio.pop(utt_id, None) or _inside(missing, data, where, outside)
+                found.append((utt_id, path, text, where))
         # audio that no transcript file names
-        rows += [_librispeech_row(i, path, "", str(path)) | of_subset for i, path in audio.items()]
-    return rows, files
-
-
-def _librispeech_row(utt_id: str, path: Path, text: str, where: str) -> dict:
-    speaker, chapter = path.parts[-3:-1]
-    row = {"utt_id": utt_id, "path": os.path.abspath(path), "text": text, "where": where}
-    return row | {"speaker": speaker, "chapter": chapter}
+        found += [(utt_id, path, "", str(path)) for utt_id, path in audio.items()]
+        for utt_id, path, text, where in found:
+            speaker, chapter = Path(path).parts[-3:-1]
+            row = {"utt_id": utt_id, "path": os.path.abspath(path), "text": text, "where": where}
+            row |= {"speaker": speaker, "chapter": chapter}
+            yield row | {"subset": subset.name, "split": split}
 
 
 # ---------------------------------------------------------------- Speech Commands
 
 
-def read_speechcommands(data: Path, outside: bool) -> tuple[list[dict], list[Path]]:
+def read_speechcommands(data: Path, outside: bool, files: list) -> Iterator[dict]:
     """The official folders, ``<word>/<speaker>_nohash_<number>.wav``, and the official lists.
 
     DATA holds the words' folders, or torchaudio's ``SpeechCommands/speech_commands_v0.02``.
@@ -349,25 +303,14 @@ def read_speechcommands(data: Path, outside: bool) -> tuple[list[dict], list[Pat
     """
     nested = sorted((data / "SpeechCommands").glob("speech_commands_*"))
     root = nested[-1] if nested else data
-    lists = {"validation": root / "validation_list.txt", "test": root / "testing_list.txt"}
-    files = [path for path in lists.values() if path.exists()]
-    listed = {
-        name: split for split, path in lists.items() if path in files for _, name in _lines(path)
-    }
-    rows = []
+    lists = {root / "validation_list.txt": "validation", root / "testing_list.txt": "test"}
+    files += filter(Path.exists, lists)
+    listed = {name: lists[path] for path in files for _, name in lines(path)}
     for path in sorted(root.glob("*/*_nohash_*.wav")):
         name = f"{path.parent.name}/{path.name}"
-        rows.append(
-            {
-                "utt_id": name.removesuffix(".wav"),
-                "path": os.path.abspath(path),
-                "text": path.parent.name,
-                "speaker": path.stem.partition("_nohash_")[0],
-                "split": listed.get(name),
-                "where": str(path),
-            }
-        )
-    return rows, files
+        row = {"utt_id": name.removesuffix(".wav"), "path": os.path.abspath(path)}
+        row |= {"speaker": path.stem.partition("_nohash_")[0], "split": listed.get(name)}
+        yield row | {"text": path.parent.name, "where": str(path)}
 
 
 READERS = {

@@ -69,6 +69,16 @@ def read_alphabet(folder: Path) -> Alphabet:
     return Alphabet(json.loads(path.read_text(encoding="utf-8"))["characters"])
 
 
+# Chinese characters and Japanese kana, which are written without spaces
+_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+
+
+def words(text: str) -> list[str]:
+    """What stands between spaces; a Chinese character or kana is a word of its own, as in the
+    mixed error rate that is usual for such languages."""
+    return _UNSPACED.sub(r" \1 ", text).split()
+
+
 # ---------------------------------------------------------------- normalisation
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ‛′＇`´", "'"))

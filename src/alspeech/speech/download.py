@@ -4,8 +4,8 @@ A download that breaks off goes on where it was; an archive is unpacked only aft
 nothing in it can reach outside its folder. Where no official checksum is known, the one that was
 found is recorded beside the corpus.
 
-(torch.hub downloads with a checksum, but from the start every time; torchaudio unpacks what an
-archive says, wherever it says. The addresses and checksums are torchaudio's.)
+(torch.hub and pooch download with a checksum, but from the start every time; torchaudio unpacks
+what an archive says, wherever it says. The addresses and checksums are torchaudio's.)
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .config import ROOT, UserError
-from .store import checksum, write_json
+from ..workshop.config import ROOT
+from ..workshop.errors import UserError, one_of
+from ..workshop.store import checksum, write_json
 
 CHUNK = 1 << 20  # bytes
+FSDD = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/master.tar.gz"
+SPEECHOCEAN = "https://www.openslr.org/resources/101/speechocean762.tar.gz"
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,16 @@ def sources() -> dict[str, dict[str, Source]]:
     table = {
         "librispeech": {},
         "speechcommands": {},
-        "fsdd": {
-            "master": Source(
-                "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/"
-                "master.tar.gz",
-                "fsdd",
-                "fsdd/free-spoken-digit-dataset-master",
-            )
-        },
+        "fsdd": {"master": Source(FSDD, "fsdd", "fsdd/free-spoken-digit-dataset-master")},
         "speechocean762": {
-            "speechocean762": Source(
-                "https://www.openslr.org/resources/101/speechocean762.tar.gz",
-                "kaldi",
-                "speechocean762/speechocean762",
-            )
+            "speechocean762": Source(SPEECHOCEAN, "kaldi", "speechocean762/speechocean762")
         },
     }
     for url, sha256 in librispeech._CHECKSUMS.items():
         name = url.rpartition("/")[2].removesuffix(".tar.gz")
         table["librispeech"][name] = Source(url, "librispeech", "librispeech", sha256)
     for url, sha256 in sorted(speechcommands._CHECKSUMS.items(), reverse=True):
-        name = url.rpartition("/")[2].removesuffix(".tar.gz").removeprefix("speech_commands_")
+        name = url.rpartition("speech_commands_")[2].removesuffix(".tar.gz")
         folder = f"speechcommands/{name}"
         table["speechcommands"][name] = Source(url, "speechcommands", folder, sha256)
     return table
@@ -77,20 +69,17 @@ def get(corpus: str, subset: str = "") -> tuple[str, Path]:
     for an unknown name, a download that broke off or did not match its checksum, a bad archive.
     """
     table = sources()
-    if corpus not in table:
-        raise UserError(f"no download for corpus '{corpus}': choose one of {', '.join(table)}")
-    if subset and subset not in table[corpus]:
-        raise UserError(f"no subset '{subset}' of {corpus}: choose {', '.join(table[corpus])}")
-    source = table[corpus][subset or next(iter(table[corpus]))]
+    one_of("corpus to download", corpus, table)
+    subset = subset or next(iter(table[corpus]))
+    one_of(f"subset of {corpus}", subset, table[corpus])
+    source = table[corpus][subset]
     data = ROOT / "data" / source.data
-    name = source.url.rpartition("/")[2]
-    folder = ROOT / "data" / corpus
-    if source.corpus == "speechcommands":
-        folder = data  # its archives have no folder of their own
-    record = folder / f"{name}.json"
+    # archives of speechcommands have no folder of their own
+    folder = data if source.corpus == "speechcommands" else ROOT / "data" / corpus
+    archive = folder / source.url.rpartition("/")[2]
+    record = folder / f"{archive.name}.json"
     if not record.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / name
         if not archive.exists():
             download(source.url, archive, source.sha256)
         found = {"url": source.url, "bytes": archive.stat().st_size, "sha256": checksum(archive)}
@@ -111,14 +100,19 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "alspeech"})
     if have:
         request.add_header("Range", f"bytes={have}-")
-    total = None
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             if response.status != 206:  # the server sends the whole file, whatever was asked
                 have = 0
-            length = response.headers.get("Content-Length")
-            total = have + int(length) if length else None
-            _receive(response, part, have, total, target.name)
+            total = None if response.length is None else have + response.length
+            bar = {"total": total, "initial": have, "unit": "B", "unit_scale": True}
+            with (
+                open(part, "ab" if have else "wb") as file,
+                tqdm.wrapattr(response, "read", bytes=False, desc=target.name, **bar) as stream,
+            ):
+                shutil.copyfileobj(stream, file, CHUNK)
+            if response.length:  # so much is missing
+                raise ConnectionError(f"broke off before {total / 1e6:.1f} MB were there")
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing lies beyond what we have
             raise UserError(f"{url}: the server says {error.code} {error.reason}") from None
@@ -128,12 +122,6 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
         raise UserError(
             f"{url}: {reason}; {kept:.1f} MB are kept, the same command goes on from there"
         ) from None
-    size = part.stat().st_size
-    if total is not None and size < total:
-        raise UserError(
-            f"{url}: broke off after {size / 1e6:.1f} of {total / 1e6:.1f} MB: the same command "
-            "goes on from there"
-        )
     found = checksum(part)
     if sha256 and found != sha256:
         part.unlink()
@@ -142,16 +130,6 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
             "another file; it is removed, the same command starts again"
         )
     part.replace(target)
-
-
-def _receive(response, part: Path, have: int, total: int | None, name: str) -> None:
-    with (
-        open(part, "ab" if have else "wb") as file,
-        tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True) as bar,
-    ):
-        while chunk := response.read(CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -165,10 +143,8 @@ def unpack(archive: Path, folder: Path) -> None:
     unfinished = folder / f".{archive.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar, tqdm(desc="unpack", unit="file") as bar:
-            for member in tar:
-                tar.extract(member, unfinished, filter="data")
-                bar.update()
+        with tarfile.open(archive) as tar:
+            tar.extractall(unfinished, tqdm(tar, "unpack", unit="file"), filter="data")
         _move_into(unfinished, folder)
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: unsafe archive, not unpacked: {error}") from None

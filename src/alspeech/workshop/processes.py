@@ -11,14 +11,13 @@ import sys
 import threading
 import time
 
+import joblib
 from joblib.externals.loky import process_executor
 
 
 def cores() -> int:
     """Processor cores that this process may use, or the number in ``ALSPEECH_JOBS``."""
-    if os.environ.get("ALSPEECH_JOBS"):
-        return int(os.environ["ALSPEECH_JOBS"])
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return int(os.environ.get("ALSPEECH_JOBS") or joblib.cpu_count())
 
 
 def keep_freed_memory() -> None:

@@ -7,11 +7,12 @@ hour is seen here in the first minutes: every audio file that the run will use i
 
 from __future__ import annotations
 
-import os
+import math
 import re
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,13 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from .config import CorpusConfig, ModelConfig, Settings, UserError
-from .corpus import SPLITS, read_audio, write_manifest
-from .features import input_frames
-from .model import output_frames
+from ..workshop.config import CorpusConfig, ModelConfig, Settings
+from ..workshop.errors import UserError
+from ..workshop.store import write_csv
+from .features import input_frames, output_frames
+from .manifests import SPLITS, read_audio, write_manifest
 from .readers import Found
-from .store import write_csv
-from .text import ENGLISH, Alphabet, learn_alphabet, normalise, write_alphabet
+from .text import ENGLISH, learn_alphabet, normalise, write_alphabet
 
 # why an utterance is set aside, and what to do about it
 REASONS = {
@@ -57,11 +58,7 @@ KINDS = {"under 2 s": 0, "2 to 5 s": 2, "5 to 10 s": 5, "10 s and more": 10}
 
 
 class Unusable(Exception):
-    """An utterance is no good: a reason of :data:`REASONS`, and what was seen."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    """An utterance is no good; its ``args``: a reason of :data:`REASONS`, and what was seen."""
 
 
 def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig) -> dict:
@@ -71,13 +68,11 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
     ``offset`` and ``duration``, the number of samples ``N``, the ``rate`` in Hz and whether it is
     ``clipped``. Raises :class:`Unusable`.
     """
-    file = _header(path)
-    start = 0.0 if offset != offset else offset
-    rest = file.duration - start
-    if duration == duration and duration > rest + SLACK or rest <= 0:
-        wanted = start if duration != duration else start + duration
-        raise Unusable("audio truncated", f"{file.duration:.2f} s of {wanted:.2f} s are there")
-    seconds = rest if duration != duration else min(duration, rest)
+    whole, start = _header(path).duration, 0.0 if math.isnan(offset) else offset
+    rest, wanted = whole - start, 0.0 if math.isnan(duration) else duration
+    if wanted > rest + SLACK or rest <= 0:
+        raise Unusable("audio truncated", f"{whole:.2f} s of {start + wanted:.2f} s are there")
+    seconds = rest if math.isnan(duration) else min(duration, rest)
     if seconds < build.min_seconds:
         raise Unusable("too short", f"{seconds:.3g} s")
     if seconds > build.max_seconds:  # told by the header: ten minutes are not even decoded
@@ -86,34 +81,27 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
         samples, rate = read_audio(path, start, seconds)
     except UserError as error:
         raise Unusable("audio truncated", str(error).split(": ", 1)[-1].split(";")[0]) from None
+    there, broken = len(samples) / rate, np.sum(~np.isfinite(samples))
     if len(samples) < round(seconds * rate):
-        raise Unusable(
-            "audio truncated", f"{len(samples) / rate:.2f} s of {seconds:.2f} s are there"
-        )
-    if not np.isfinite(samples).all():
-        raise Unusable(
-            "audio has NaN", f"{(~np.isfinite(samples)).sum()} of {len(samples)} samples"
-        )
+        raise Unusable("audio truncated", f"{there:.2f} s of {seconds:.2f} s are there")
+    if broken:
+        raise Unusable("audio has NaN", f"{broken} of {len(samples)} samples")
     if np.ptp(samples) == 0:
         raise Unusable("audio silent", f"every sample is {samples[0]:g}")
     clipped = float(np.mean(np.abs(samples) >= FULL_SCALE)) >= CLIPPED
-    return {
-        "offset": start, "duration": len(samples) / rate, "N": len(samples), "rate": rate,
-        "clipped": clipped,
-    }  # fmt: skip
+    facts = {"offset": start, "duration": there, "N": len(samples), "rate": rate}
+    return {**facts, "clipped": clipped}
 
 
 def _header(path: str):
     """soundfile's description of a file. Raises :class:`Unusable` where it has none."""
     try:
-        size = os.stat(path).st_size
-        with open(path, "rb"):
-            pass  # soundfile would say "System error" of a file that may not be read
-    except PermissionError as error:
-        raise Unusable("file not readable", error.strerror) from None
+        with open(path, "rb") as file:  # soundfile says "System error" of one it may not read
+            empty = not file.read(1)
     except OSError as error:
-        raise Unusable("file missing", error.strerror) from None
-    if size == 0:
+        denied = isinstance(error, PermissionError)
+        raise Unusable("file not readable" if denied else "file missing", error.strerror) from None
+    if empty:
         raise Unusable("file empty", "0 bytes")
     try:
         file = soundfile.info(path)
@@ -132,11 +120,10 @@ def _header(path: str):
 def _check_fit(labels: list[int], facts: dict, model: ModelConfig) -> None:
     """CTC needs a frame a symbol, and a blank between equal ones. Raises :class:`Unusable`."""
     samples = -(-facts["N"] * model.sample_rate // facts["rate"])
-    frames = output_frames(model, input_frames(model, samples))
+    there = output_frames(model, input_frames(model, samples))
     needed = len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
-    if needed > frames:
-        detail = f"{needed} frames needed, {frames} there"
-        raise Unusable("transcript longer than the audio", detail)
+    if needed > there:
+        raise Unusable("transcript longer than the audio", f"{needed} frames needed, {there} there")
 
 
 # ---------------------------------------------------------------- splits
@@ -205,134 +192,90 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
     Raises ``UserError`` where a split ends up empty or more than half of what was looked at is
     unusable; ``rejected.csv`` is in the folder ``people`` then.
     """
-    log = _Log()
+    rejected, told = [], []  # rows of REJECTED and REPORTED, in the order in which it was seen
     try:
-        manifest, alphabet = _select(found.rows.copy(), settings, jobs, log)
+        manifest, alphabet = _select(found.rows.copy(), settings, jobs, rejected, told)
     except UserError as error:
-        if log.rejected().empty:
+        if not rejected:
             raise
         people.mkdir(parents=True, exist_ok=True)
-        write_csv(people / "rejected.csv", log.rejected())
+        write_csv(people / "rejected.csv", pd.DataFrame(rejected, columns=REJECTED))
         raise UserError(f"{error}; all that is set aside: {people / 'rejected.csv'}") from None
     write_manifest(folder / "manifest.jsonl", manifest)
     write_alphabet(folder, alphabet)
-    log.report().to_csv(folder / "report.csv", index=False)
-    log.rejected().to_csv(folder / "rejected.csv", index=False)
+    reasons = _tally("rejected", [(reason, where) for _, _, where, reason, *_ in rejected])
+    table = pd.DataFrame(reasons + told, columns=REPORTED)
+    table["utterances"] = table["utterances"].astype("Int64")  # a note has no number
+    write_csv(folder / "report.csv", table)
+    write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=REJECTED))
 
 
-def _select(rows, settings: Settings, jobs: int, log: _Log) -> tuple[pd.DataFrame, Alphabet]:
+def _set_aside(rejected: list[tuple], more: list[tuple], looked_at: int) -> None:
+    """Add to ``rejected``; ``UserError`` where it is more than half of what was looked at."""
+    rejected += [(*row, REASONS[row[3]]) for row in more]
+    if 2 * len(more) > looked_at:
+        seen = [(reason, f"{where}: {detail}") for _, _, where, reason, detail in more]
+        _, reason, count, example = _tally("rejected", seen)[0]
+        raise UserError(
+            f"{len(more)} of {looked_at} utterances cannot be used, most often for '{reason}' "
+            f"({count}; {example}): {REASONS[reason]}"
+        )
+
+
+def _tally(part: str, seen: list[tuple[str, str]], most: int | None = None) -> list[tuple]:
+    """Rows of REPORTED from pairs of what was seen and an example, the most frequent first."""
+    first, counts = dict(reversed(seen)), Counter(what for what, _ in seen)
+    return [(part, what, count, first[what]) for what, count in counts.most_common(most)]
+
+
+def _select(rows, settings: Settings, jobs: int, rejected: list, told: list) -> tuple:
     """The manifest of what is used of a reader's rows, and the alphabet of its transcripts."""
-    config, looked_at = settings.build, len(rows)
-    texts = [normalise(text) for text in rows["text"]]
-    _log_normalisation(log, rows["text"], texts)
+    config, texts = settings.build, [normalise(text) for text in rows["text"]]
+    short = lambda text: text if len(text) <= 40 else text[:39] + "…"  # noqa: E731
+    changes = []
+    for old, (new, steps) in zip(rows["text"], texts, strict=True):
+        changes += [(step, f"{short(old)} → {short(new)}") for step in steps]
+    told += _tally("text", changes)
     rows["text"] = [text for text, _ in texts]
-    alphabet = ENGLISH
-    if config.alphabet == "learned":
-        alphabet = learn_alphabet(rows["text"])
-    rows = _with_good_transcripts(rows, alphabet, log)
-    log.give_up_if_most(looked_at)
+    alphabet = learn_alphabet(rows["text"]) if config.alphabet == "learned" else ENGLISH
+    rows = _with_good_transcripts(rows, alphabet, rejected, told)
     rows["split"], notes = assign_splits(rows, config)
-    for note in notes:
-        log.add("note", note)
     if rows["split"].isna().any():  # all four are given, but not to everybody
-        log.add("note", "left out: no split given", int(rows["split"].isna().sum()))
+        told.append(("note", "left out: no split given", int(rows["split"].isna().sum()), ""))
         rows = rows[rows["split"].notna()]
     learnt = set(rows["speaker"][rows["split"].isin(["base", "pool"])].dropna())
     shared = set(rows["speaker"][rows["split"] == "test"].dropna()) & learnt
     if shared and not notes:
-        log.add("note", f"{len(shared)} speakers of test are in base or pool, too, as given")
-    manifest = _with_good_audio(rows, alphabet, settings, jobs, log)
+        notes = [f"{len(shared)} speakers of test are in base or pool, too, as given"]
+    told += [("note", note, None, "") for note in notes]
+    manifest = _with_good_audio(rows, alphabet, settings, jobs, rejected, told)
     for split in SPLITS:
         if not (manifest["split"] == split).any():
             raise UserError(f"no usable utterance for {split}: mend some, or add recordings")
     return manifest, alphabet
 
 
-class _Log:
-    """What was set aside and what else a person should know, in the order in which it was seen."""
-
-    def __init__(self):
-        self._rejected, self._lines = [], []
-
-    def reject(self, row, reason: str, detail: str = "", where: str | None = None) -> None:
-        self._rejected.append(
-            (row.utt_id, row.path, where or row.where, reason, detail, REASONS[reason])
-        )
-
-    def add(self, part: str, what: str, utterances: int | None = None, example: str = "") -> None:
-        self._lines.append(
-            {"part": part, "what": what, "utterances": utterances, "example": example}
-        )
-
-    def rejected(self) -> pd.DataFrame:
-        return pd.DataFrame(self._rejected, columns=list(REJECTED))
-
-    def report(self) -> pd.DataFrame:
-        """A row a reason, warning, change of text and note: ``part, what, utterances, example``."""
-        counts = Counter(reason for _, _, _, reason, _, _ in self._rejected)
-        first = {reason: where for _, _, where, reason, _, _ in reversed(self._rejected)}
-        lines = [
-            {"part": "rejected", "what": reason, "utterances": n, "example": first[reason]}
-            for reason, n in counts.most_common()
-        ]
-        table = pd.DataFrame(lines + self._lines, columns=list(REPORTED))
-        return table.astype({"utterances": "Int64"})  # a note has no number
-
-    def give_up_if_most(self, looked_at: int, before: int = 0) -> None:
-        """Raise ``UserError`` where more than half of the utterances looked at are unusable.
-
-        ``before`` were set aside already when the look began.
-        """
-        rejected = self.rejected()[before:]
-        if 2 * len(rejected) <= looked_at:
-            return
-        reason, count = Counter(rejected["reason"]).most_common(1)[0]
-        example = rejected[rejected["reason"] == reason].iloc[0]
-        raise UserError(
-            f"{len(rejected)} of {looked_at} utterances cannot be used, most often for '{reason}' "
-            f"({count}; {example['where']}: {example['detail']}): {REASONS[reason]}"
-        )
-
-
-def _log_normalisation(log: _Log, before: pd.Series, texts: list) -> None:
-    changed, example = Counter(), {}
-    for old, (new, steps) in zip(before, texts, strict=True):
-        changed.update(steps)
-        for step in steps:
-            example.setdefault(step, f"{_short(old)} → {_short(new)}")
-    for step, count in changed.most_common():
-        log.add("text", step, count, example[step])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"
-
-
-def _with_good_transcripts(rows: pd.DataFrame, alphabet: Alphabet, log: _Log) -> pd.DataFrame:
-    outside, good = Counter(), []
+def _with_good_transcripts(rows, alphabet, rejected: list, told: list) -> pd.DataFrame:
+    bad, outside = {}, []
     for row in rows.itertuples():
-        lacking = alphabet.lacks(row.text)
-        good.append(bool(row.text) and not lacking)
-        if not row.text:
-            log.reject(row, "no transcript", where=row.text_where)
-        elif lacking:
-            outside.update(lacking)
-            shown = " ".join(sorted(lacking))
-            log.reject(row, "transcript outside the alphabet", shown, row.text_where)
-    for character, count in outside.most_common(20):
-        name = unicodedata.name(character, f"U+{ord(character):04X}")
-        log.add("outside the alphabet", f"{character} ({name.lower()})", count)
-    return rows[good].copy()
+        lacking = sorted(alphabet.lacks(row.text))
+        if lacking or not row.text:
+            reason = "transcript outside the alphabet" if lacking else "no transcript"
+            bad[row.Index] = (row.utt_id, row.path, row.text_where, reason, " ".join(lacking))
+        for character in lacking:
+            name = unicodedata.name(character, f"U+{ord(character):04X}").lower()
+            outside.append((f"{character} ({name})", ""))
+    told += _tally("outside the alphabet", outside, most=20)
+    _set_aside(rejected, list(bad.values()), len(rows))
+    return rows.drop(index=list(bad))
 
 
-def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -> pd.DataFrame:
+def _with_good_audio(rows, alphabet, settings, jobs, rejected: list, told: list) -> pd.DataFrame:
     """The manifest: each split filled, from its utterances in random order, with usable ones."""
     rng = np.random.default_rng([settings.build.seed, 3])
     sizes = {split: getattr(settings.build, split) for split in SPLITS}
-    decks = {split: rows[rows["split"] == split] for split in SPLITS}
-    decks = {split: deck.iloc[rng.permutation(len(deck))] for split, deck in decks.items()}
-    goal = sum(min(sizes[split], len(deck)) for split, deck in decks.items())
-    before, looked_at, kept, clipped = len(log.rejected()), 0, [], 0
+    goal = sum(min(sizes[split], count) for split, count in rows["split"].value_counts().items())
+    kept, bad = {}, []
 
     def check(row):
         try:
@@ -344,30 +287,25 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
 
     # threads: libsndfile and numpy work outside Python's lock
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=goal, desc="check", unit="utt") as bar:
-        for split in SPLITS:
-            lacking, deck = sizes[split], decks[split]
-            while lacking and len(deck):
-                # a part at a time, so that an interruption does not wait for all of them
-                size = min(lacking, 512)
-                part, deck = deck.iloc[:size], deck.iloc[size:]
-                looked_at += len(part)
-                for row, seen in zip(
-                    part.itertuples(), pool.map(check, part.itertuples()), strict=True
-                ):
+        for split, lacking in sizes.items():
+            deck = rows[rows["split"] == split]
+            deck = deck.iloc[rng.permutation(len(deck))].itertuples()
+            # a part at a time, so that an interruption does not wait for all of them
+            while part := list(islice(deck, min(lacking, 512))):
+                for row, seen in zip(part, pool.map(check, part), strict=True):
                     bar.update()
                     if isinstance(seen, Unusable):
-                        log.reject(row, seen.reason, seen.detail)
-                        continue
-                    lacking -= 1
-                    clipped += seen["clipped"]
-                    kept.append({"Index": row.Index, **seen})
-    log.give_up_if_most(looked_at, before)
+                        bad.append((row.utt_id, row.path, row.where, *seen.args))
+                    else:
+                        lacking -= 1
+                        kept[row.Index] = seen
+    _set_aside(rejected, bad, len(kept) + len(bad))
+    facts = pd.DataFrame(list(kept.values()), index=list(kept)).sort_index()
+    clipped, left = int(facts["clipped"].sum()), len(rows) - len(kept) - len(bad)
     if clipped:
-        log.add("warning", "clipped, kept", clipped)
-    left = len(rows) - looked_at
+        told.append(("warning", "clipped, kept", clipped, ""))
     if left:
-        log.add("note", "not needed: the splits are full", left)
-    facts = pd.DataFrame(kept).set_index("Index").sort_index()
+        told.append(("note", "not needed: the splits are full", left, ""))
     manifest = rows.loc[facts.index].drop(columns=["where", "text_where"])
     manifest[["offset", "duration"]] = facts[["offset", "duration"]]
     manifest["speaker"] = manifest["speaker"].fillna("unknown")
@@ -375,9 +313,6 @@ def _with_good_audio(rows, alphabet, settings: Settings, jobs: int, log: _Log) -
     by_length = pd.cut(manifest["duration"], bounds, right=False, labels=list(KINDS)).astype(object)
     manifest["kind"] = manifest["kind"].fillna(by_length) if "kind" in manifest else by_length
     return manifest
-
-
-# ---------------------------------------------------------------- the report
 
 
 def report(folder: Path, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -388,8 +323,8 @@ def report(folder: Path, manifest: pd.DataFrame) -> pd.DataFrame:
         speakers = set(part["speaker"].dropna()) - {"unknown"}
         hours = f"{part['duration'].sum() / 3600:.3f}"
         rows.append(("split", split, len(part), hours, len(speakers), ""))
-    if (Path(folder) / "report.csv").exists():
-        for row in pd.read_csv(Path(folder) / "report.csv", dtype=str).fillna("").itertuples():
-            rows.append((row.part, row.what, row.utterances, "", "", row.example))
     columns = ["part", "what", "utterances", "hours", "speakers", "example"]
-    return pd.DataFrame(rows, columns=columns, dtype=object).set_index(["part", "what"])
+    table, told = pd.DataFrame(rows, columns=columns, dtype=object), Path(folder) / "report.csv"
+    if told.exists():
+        table = pd.concat([table, pd.read_csv(told, dtype=object)]).fillna("")
+    return table.set_index(["part", "what"])

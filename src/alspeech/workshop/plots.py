@@ -13,7 +13,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from .statistics import interval, spearman
+from ..statistics import interval, spearman
 from .store import write_bytes
 
 MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
@@ -50,7 +50,6 @@ METHOD_STYLE = {
 }
 METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
 
-
 # the first of these that is installed draws what Matplotlib's own font lacks
 CHINESE_FONTS = (
     "Noto Sans SC", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC",
@@ -66,16 +65,54 @@ def use_style() -> None:
     plt.rcParams["font.family"] = ["sans-serif", *chinese]
 
 
-def save(figure, folder: Path, name: str) -> list[Path]:
+def save(figure, folder: Path, name: str) -> None:
     """Write ``folder/name.png`` and ``.pdf``, whole; equal figures give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     unwanted = {"png": ["Software"], "pdf": ["CreationDate", "Producer", "Creator"]}
-    paths = [folder / f"{name}.{kind}" for kind in unwanted]
-    for path, (kind, keys) in zip(paths, unwanted.items(), strict=True):
+    for kind, keys in unwanted.items():
         file = io.BytesIO()
         figure.savefig(file, format=kind, metadata=dict.fromkeys(keys))
-        write_bytes(path, file.getvalue())
-    return paths
+        write_bytes(folder / f"{name}.{kind}", file.getvalue())
+
+
+def _style(method: str) -> dict:
+    return dict(zip(("label", "color", "marker", "linestyle"), METHOD_STYLE[method], strict=True))
+
+
+def _by_method(frame: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
+    """The methods that ``column`` names, in the order of ``METHOD_STYLE``, and their rows."""
+    present = [name for name in METHOD_STYLE if name in set(frame[column])]
+    return [(name, frame[frame[column] == name]) for name in present]
+
+
+def _means(groups) -> np.ndarray:
+    """Mean and 95 % interval of each group: [3, groups]."""
+    return np.array([interval(values) for _, values in groups]).T
+
+
+def _curves(ax: Axes, lines, metric: str, x="query_percent", apart=0.5, scale=1) -> None:
+    """A line of each (style, rows): mean and 95 % interval over seeds, by query percentage.
+    Neighbours stand ``apart`` at most, so that bars do not hide."""
+    for offset, (style, rows) in zip(np.linspace(-apart, apart, len(lines)), lines, strict=True):
+        by = rows.groupby("query_percent")
+        mean, low, high = _means(by[metric])
+        at = by[x].mean().to_numpy() * scale + offset
+        ax.errorbar(at, mean, [mean - low, high - mean], capsize=2, elinewidth=0.8, **style)
+
+
+def _bound(ax: Axes, y: float, text: str = "") -> None:
+    """A dashed line, and what it is at its right end."""
+    ax.axhline(y, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
+    if text:
+        right = ax.get_xlim()[1]
+        ax.text(right, y, f"{text} ", ha="right", va="bottom", fontsize=7, color="0.35")
+
+
+def _corner(ax: Axes, rho: float) -> None:
+    ax.text(
+        0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
+        fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
+    )  # fmt: skip
 
 
 def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "query_percent") -> Axes:
@@ -84,30 +121,17 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     ``curves`` are the rows of error_curves.csv; ``x`` is ``query_percent`` or ``hours``. The base
     model and the one trained on everything are dashed lines.
     """
-    present = [name for name in METHOD_STYLE if name in set(curves["strategy"])]
-    offsets = np.linspace(-0.5, 0.5, len(present)) if x == "query_percent" else [0] * len(present)
-    short = x == "hours" and curves.loc[curves["strategy"].isin(present), "hours"].max() < 2
-    for strategy, offset in zip(present, offsets, strict=True):
-        label, colour, marker, line = METHOD_STYLE[strategy]
-        part = curves[curves["strategy"] == strategy].groupby("query_percent")
-        at = part[x].mean().to_numpy() * (60 if short else 1)
-        at = at + offset  # a little apart, so that bars do not hide
-        mean, low, high = np.array([interval(values) for _, values in part[metric]]).T
-        ax.errorbar(
-            at, mean, [mean - low, high - mean], label=label, color=colour, marker=marker,
-            linestyle=line, capsize=2, elinewidth=0.8,
-        )  # fmt: skip
-    if x == "query_percent":
-        percents = sorted(curves.loc[curves["strategy"].isin(present), x].unique())
-        ax.set(xticks=percents, xlim=(percents[0] - 3, percents[-1] + 3))
-    right = ax.get_xlim()[1]
+    places = curves.loc[curves["strategy"].isin(METHOD_STYLE), x]
+    percents, short = x == "query_percent", x == "hours" and places.max() < 2
+    lines = [(_style(strategy), rows) for strategy, rows in _by_method(curves, "strategy")]
+    _curves(ax, lines, metric, x, 0.5 if percents else 0, 60 if short else 1)
+    if percents:
+        ax.set(xticks=sorted(places.unique()), xlim=(places.min() - 3, places.max() + 3))
     for strategy, label in (("base", "base model"), ("all", "all of the pool")):
-        value = curves.loc[curves["strategy"] == strategy, metric].mean()
-        ax.axhline(value, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
-        ax.text(right, value, f"{label} ", ha="right", va="bottom", fontsize=7, color="0.35")
+        _bound(ax, curves.loc[curves["strategy"] == strategy, metric].mean(), label)
     unit = "minutes" if short else "hours"
-    ax.set_xlabel("pool queried (%)" if x == "query_percent" else f"audio queried ({unit})")
-    ax.set_ylabel(METRIC_LABEL[metric])
+    xlabel = "pool queried (%)" if percents else f"audio queried ({unit})"
+    ax.set(xlabel=xlabel, ylabel=METRIC_LABEL[metric])
     return ax
 
 
@@ -126,17 +150,9 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
     )  # fmt: skip
     cells.set_clim(0, np.quantile(np.asarray(cells.get_array()), 0.98))
     ax.plot([0, 1], [0, 1], color="#D55E00", linewidth=0.8)
-    rho = np.mean([spearman(part[x], part[y]) for _, part in by_seed])
-    ax.text(
-        0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
-        fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
-    )  # fmt: skip
-    label = {name: METHOD_STYLE[name][0] for name in (x, y)}
-    ax.set(
-        xlabel=f"rank by {label[x]} (0 = queried first)",
-        ylabel=f"rank by {label[y]} (0 = queried first)",
-        xlim=(0, 1), ylim=(0, 1), aspect="equal",
-    )  # fmt: skip
+    _corner(ax, np.mean([spearman(part[x], part[y]) for _, part in by_seed]))
+    xlabel, ylabel = (f"rank by {METHOD_STYLE[m][0]} (0 = queried first)" for m in (x, y))
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.grid(False)
     return ax
 
@@ -159,11 +175,7 @@ def plot_predicted_loss(ax: Axes, table: pd.DataFrame, predictor: str) -> Axes:
             part[predictor], part["true_token"], s=9, marker=markers[number % 9], alpha=0.6,
             color=f"C{number}", linewidths=0, label=kind,
         )  # fmt: skip
-    rho = spearman(shown[predictor], shown["true_token"])
-    ax.text(
-        0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
-        fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
-    )  # fmt: skip
+    _corner(ax, spearman(shown[predictor], shown["true_token"]))
     ax.set(
         xscale="linear" if unitless else "log", yscale="log", ylabel="true loss (nats a token)",
         xlabel=f"{METHOD_STYLE[predictor][0]} ({'standardised' if unitless else 'nats a token'})",
@@ -182,9 +194,7 @@ def plot_history(ax: Axes, history: pd.DataFrame) -> Axes:
         ("train_loss", "training (masked input)", "0.6"),
         ("validation_loss", "validation", "#0072B2"),
     ):
-        sns.lineplot(
-            history, x="epoch", y=column, estimator=None, units="seed", color=colour, ax=ax,
-        )  # fmt: skip
+        ax.plot(history.pivot(index="epoch", columns="seed", values=column), color=colour)
         ax.lines[-1].set_label(label)
     ax.set(xlabel="pass over the base set", ylabel=METRIC_LABEL["ctc"], ylim=(0, None))
     ax.legend()
@@ -216,7 +226,7 @@ def plot_features(ax: Axes, features, seconds: float) -> Axes:
 def plot_posterior(ax: Axes, probabilities, symbols: list[str], seconds: float) -> Axes:
     """Frame posteriors [T, V] of the symbols that matter (over 5 % in some frame)."""
     probabilities = np.asarray(probabilities)
-    shown = [v for v in range(probabilities.shape[1]) if probabilities[:, v].max() > 0.05]
+    shown = np.flatnonzero(probabilities.max(axis=0) > 0.05)
     ax.imshow(
         probabilities[:, shown].T, aspect="auto", cmap="Blues", vmin=0, vmax=1,
         extent=(0, seconds, len(shown) - 0.5, -0.5),
@@ -240,7 +250,7 @@ def plot_spectrum(ax: Axes, left: pd.DataFrame, percent: float = 0.9) -> Axes:
 
 def plot_directions_error(ax: Axes, study: pd.DataFrame) -> Axes:
     """Relative error of EGL from R directions: median and middle 80 %, with Spearman's ρ; ``study``
-    as notebooks.directions_study returns it."""
+    as costs.directions_study returns it."""
     few = study[~study["directions"].isin(["exact", "plain"])]
     for R, part in few.groupby("directions"):
         error = 100 * (part["score"] / part["exact"] - 1)
@@ -283,45 +293,30 @@ def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
     return ax
 
 
-def plot_accuracy(ax: Axes, curves: pd.DataFrame, band: bool = True) -> Axes:
-    """Validation accuracy by acquisition step, a line a strategy: the mean over runs and, with
-    ``band``, its 95 % interval. ``curves`` are one task's, encoder's and mode's rows of
-    aloe.simulate(); those of strategy ``all`` are a dashed line."""
-    present = [name for name in METHOD_STYLE if name in set(curves["strategy"])]
-    for at, strategy in enumerate(present):
-        label, colour, marker, line = METHOD_STYLE[strategy]
-        part = curves[curves["strategy"] == strategy].groupby("step")["validation"]
-        mean, low, high = np.array([interval(values) for _, values in part]).T
-        steps = np.array(sorted(part.groups))
-        every = max(1, len(steps) // 8)
-        ax.plot(
-            steps, mean, label=label, color=colour, linestyle=line, linewidth=1.1, marker=marker,
-            markersize=3.2, markevery=(at * every // max(1, len(present)), every),
-        )  # fmt: skip
-        if band:
-            ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    bound = curves.loc[curves["strategy"] == "all", "validation"].mean()
-    ax.axhline(bound, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
-    ax.set(xlabel="acquisition step", ylabel="validation accuracy (%)")
-    return ax
-
-
 def accuracy_figure(curves: pd.DataFrame, strategies: list[str], band: bool = True):
-    """A figure with a panel of :func:`plot_accuracy` for each task (across) and mode (down)."""
+    """Validation accuracy by acquisition step, a panel a task (across) and mode (down), a line a
+    strategy: the mean over runs and, with ``band``, its 95 % interval. ``curves`` are one encoder's
+    rows of aloe.simulate(); those of strategy ``all`` are a dashed line."""
     tasks, modes = curves["task"].unique(), [m for m in curves["mode"].unique() if m != "all"]
-    figure, axes = plt.subplots(
-        len(modes), len(tasks), figsize=(2.2 * max(2, len(tasks)), 2.1 * len(modes)), sharex=True,
-        squeeze=False,
-    )  # fmt: skip
+    size = 2.2 * max(2, len(tasks)), 2.1 * len(modes)
+    figure, axes = plt.subplots(len(modes), len(tasks), figsize=size, sharex=True, squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
-        part = curves[curves["task"] == tasks[column]]
-        part = part[part["mode"].isin([modes[row], "all"])]
-        plot_accuracy(ax, part[part["strategy"].isin([*strategies, "all"])], band)
-        ax.set(title=f"{tasks[column]}, class-{modes[row]}", xlabel="", ylabel="")
+        panel = (curves["task"] == tasks[column]) & curves["mode"].isin([modes[row], "all"])
+        shown = curves[panel & curves["strategy"].isin(strategies)]
+        lines = _by_method(shown, "strategy")
+        for at, (strategy, part) in enumerate(lines):
+            by, style = part.groupby("step")["validation"], _style(strategy)
+            mean, low, high = _means(by)
+            steps, every = list(by.groups), max(1, by.ngroups // 8)
+            marked = at * every // len(lines), every
+            ax.plot(steps, mean, linewidth=1.1, markersize=3.2, markevery=marked, **style)
+            if band:
+                ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        _bound(ax, curves.loc[panel & (curves["strategy"] == "all"), "validation"].mean())
+        ax.set_title(f"{tasks[column]}, class-{modes[row]}")
     figure.supxlabel("acquisition step", fontsize=9)
     figure.supylabel("validation accuracy (%)", fontsize=9)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -352,13 +347,8 @@ def plot_embedding(ax: Axes, points, labels, steps, classes):
 def plot_monitor(ax: Axes, monitor: pd.DataFrame, column: str, ends: pd.DataFrame) -> Axes:
     """What a monitor measured, by step: a line a method, the mean over the seeds that still run;
     a black cross where a run of ``ends`` (rows of pl_runs.csv) collapsed."""
-    for method, style in METHOD_STYLE.items():
-        part = monitor[monitor["method"] == method]
-        if part.empty:
-            continue
-        label, colour, marker, line = style
-        mean = part.groupby("step")[column].mean()
-        ax.plot(mean.index, mean, label=label, color=colour, marker=marker, linestyle=line, ms=3)
+    for method, part in _by_method(monitor, "method"):
+        ax.plot(part.groupby("step")[column].mean(), **_style(method), markersize=3)
         for row in ends[(ends["method"] == method) & ends["collapsed_at"].notna()].itertuples():
             at = part[(part["seed"] == row.seed) & (part["step"] == row.collapsed_at)]
             ax.plot(at["step"], at[column], "kx", markersize=7, zorder=5)
@@ -383,10 +373,8 @@ def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
         _, colour, marker, _ = METHOD_STYLE[method]
         if row["seeds"] > row["collapsed"]:
             bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-            ax.errorbar(
-                row["difference"], y, xerr=bars if np.isfinite(bars).all() else None, color=colour,
-                marker=marker, capsize=2,
-            )  # fmt: skip
+            bars = bars if np.isfinite(bars).all() else None  # one seed has no interval
+            ax.errorbar(row["difference"], y, None, bars, color=colour, marker=marker, capsize=2)
         if row["collapsed"]:
             text = f" collapsed: {row['collapsed']:.0f} of {row['seeds']:.0f}"
             ax.text(0.99, y, text, transform=ax.get_yaxis_transform(), fontsize=7,
@@ -400,24 +388,14 @@ def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
 def plot_joined(ax: Axes, active: pd.DataFrame, metric: str = "wer") -> Axes:
     """Error against the share of the pool that is labelled, with and without pseudo-labels for the
     rest; mean and 95 % interval over seeds. ``active`` are the rows of pl_active.csv."""
-    uses = {"labels alone": ("white", ":"), "and pseudo-labels": (None, "-")}
+    alone = {"labels alone": {"markerfacecolor": "white", "linestyle": ":"}}
     known = active[(active["query_percent"] < 100) & active["collapsed_at"].isna()]
-    lines = list(known.groupby(["use", "strategy"], sort=False))
-    offsets = np.linspace(-0.5, 0.5, len(lines))
-    for offset, ((use, strategy), part) in zip(offsets, lines, strict=True):
-        label, colour, marker, _ = METHOD_STYLE[strategy]
-        fill, line = uses[use]
-        by = part.groupby("query_percent")[metric]
-        mean, low, high = np.array([interval(values) for _, values in by]).T
-        at = np.array([percent for percent, _ in by]) + offset
-        ax.errorbar(
-            at, mean, [mean - low, high - mean], label=f"{label}, {use}", color=colour,
-            marker=marker, markerfacecolor=fill or colour, linestyle=line, capsize=2,
-            elinewidth=0.8,
-        )  # fmt: skip
+    lines = []
+    for (use, strategy), rows in known.groupby(["use", "strategy"], sort=False):
+        label = {"label": f"{METHOD_STYLE[strategy][0]}, {use}"}
+        lines.append((_style(strategy) | alone.get(use, {"linestyle": "-"}) | label, rows))
+    _curves(ax, lines, metric)
     everything = active.loc[active["query_percent"] == 100, metric].mean()
-    ax.axhline(everything, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
-    ax.text(ax.get_xlim()[1], everything, "all of the pool labelled ", ha="right", va="bottom",
-            fontsize=7, color="0.35")  # fmt: skip
+    _bound(ax, everything, "all of the pool labelled")
     ax.set(xlabel="pool labelled (%)", ylabel=METRIC_LABEL[metric])
     return ax

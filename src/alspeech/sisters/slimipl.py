@@ -10,8 +10,10 @@ Legend: B batch, T frames, V symbols (0 = blank), N frames of all utterances, C 
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,16 +21,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .config import PseudoLabelConfig, Settings, UserError
-from .ctc import ctc_losses
-from .decoding import best_path
-from .experiment import Corpus
-from .features import FeatureStore, spec_augment
-from .metrics import errors, evaluate, summarise
-from .model import Bidirectional, DeepSpeech2, output_frames
-from .store import Checkpoint
-from .text import BLANK, Alphabet
-from .training import autocast
+from ..ctc import ctc_losses
+from ..decoding import best_path
+from ..metrics import errors, evaluate, summarise
+from ..model import Bidirectional, DeepSpeech2
+from ..speech.features import Batch, FeatureStore, output_frames, spec_augment
+from ..speech.text import BLANK, Alphabet
+from ..training import autocast
+from ..workshop.config import PseudoLabelConfig, Settings
+from ..workshop.errors import UserError
+from ..workshop.store import Checkpoint
 
 # ---------------------------------------------------------------- mathematics
 
@@ -64,11 +66,6 @@ def soft_loss(log_probs: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     return -(teacher * log_probs).sum(dim=-1)[valid].mean()
 
 
-def mean_distribution(log_probs: Tensor, valid: Tensor) -> Tensor:
-    """Average over valid frames of the symbols' probabilities: [B, T, V] → [V]."""
-    return log_probs.exp()[valid].mean(dim=0)
-
-
 def divergence(p: Tensor, q: Tensor) -> Tensor:
     """KL(p ‖ q) in nats of two distributions over symbols [V]; 0 · log 0 = 0."""
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum()
@@ -88,9 +85,10 @@ def unsupervised_loss(
     if recipe.hard:
         loss = loss + recipe.hard * ctc_losses(log_probs, target.labels).mean()
     if recipe.soft:
-        loss = loss + recipe.soft * frames * soft_loss(log_probs, target.probs, valid)
+        teacher = target.probs.to(log_probs.device)
+        loss = loss + recipe.soft * frames * soft_loss(log_probs, teacher, valid)
     if recipe.prior:
-        average = mean_distribution(log_probs, valid)
+        average = log_probs.exp()[valid].mean(dim=0)  # [V]
         loss = loss + recipe.prior * frames * divergence(average, labelled)
     return loss
 
@@ -131,20 +129,18 @@ def make_target(
 # ---------------------------------------------------------------- dropout, cache, teacher
 
 
-class Dropout:
-    """Dropout of a model's recurrent layers while it trains; the model itself stays as it is."""
+@contextlib.contextmanager
+def recurrent_dropout(model: DeepSpeech2, p: float):
+    """Dropout of a model's recurrent layers while it trains; afterwards the model is as it was."""
 
-    def __init__(self, model: DeepSpeech2, p: float):
-        self.p = p
-        layers = [layer for layer in model.modules() if isinstance(layer, Bidirectional)]
-        self.hooks = [layer.register_forward_hook(self._drop) for layer in layers]
+    def drop(layer, inputs, output: Tensor) -> Tensor:
+        return functional.dropout(output, p, layer.training)
 
-    def _drop(self, layer, inputs, output: Tensor) -> Tensor:
-        return functional.dropout(output, self.p, layer.training)
-
-    def remove(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for layer in model.modules():
+            if isinstance(layer, Bidirectional):
+                hooks.enter_context(layer.register_forward_hook(drop))
+        yield
 
 
 class Cache:
@@ -170,29 +166,11 @@ class Cache:
         return old
 
 
-class Passes:
+def passes(store: FeatureStore, utterances: pd.DataFrame, size: int, seed) -> Iterator[np.ndarray]:
     """Row numbers of batches of one length, for ever: pass after pass, each in a random order."""
-
-    def __init__(self, store: FeatureStore, utterances: pd.DataFrame, size: int, seed):
-        self.rng, self.done = np.random.default_rng(seed), 0
-        self._groups = lambda: store.groups(utterances, size, self.rng)
-        self._begin()
-
-    def _begin(self) -> None:
-        self.state = json.dumps(self.rng.bit_generator.state)  # drawing a pass moves it on
-        self.groups, self.done = self._groups(), 0
-
-    def __next__(self) -> np.ndarray:
-        if self.done == len(self.groups):
-            self._begin()
-        self.done += 1
-        return self.groups[self.done - 1]
-
-    def go_on(self, state: str, done: int) -> None:
-        """Go on from another's ``state`` and ``done``."""
-        self.rng.bit_generator.state = json.loads(state)
-        self._begin()
-        self.done = done
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from store.groups(utterances, size, rng)
 
 
 @torch.no_grad()
@@ -228,65 +206,62 @@ def valid_frames(utterances: pd.DataFrame, config) -> np.ndarray:
 
 
 def train(
-    model: DeepSpeech2, data: Corpus, labelled: pd.DataFrame, unlabelled: pd.DataFrame,
-    settings: Settings, config: PseudoLabelConfig, steps: list[str], recipe: Recipe | None = None,
-    *, rate: float, dropout: float, seed: int, checkpoint: Checkpoint, measure,
+    model: DeepSpeech2, data, labelled: pd.DataFrame, unlabelled: pd.DataFrame, settings: Settings,
+    steps: list[str], recipe: Recipe, *, seed: int, checkpoint: Checkpoint, measure,
 ) -> dict:  # fmt: skip
-    """Take ``steps`` under a one-cycle learning rate; the model ends as its last step left it.
+    """Take ``steps`` on utterances of a corpus (speech/corpus.py), by what ``pseudo_labels`` in the
+    settings says, under a one-cycle learning rate; the model ends as its last step left it.
 
-    ``measure(model, step)`` is called before the first step, every ``config.every`` steps and after
-    the last; the training ends early when it returns True. ``measure.state`` is a list or dict that
+    ``measure(model, step)`` is called before the first step, every ``every`` steps and after the
+    last; the training ends early when it returns True. ``measure.state`` is a list or dict that
     travels with the checkpoint, from which an interrupted training goes on, to end with the bits of
     an undisturbed one (on a CPU). Returns counts: ``labelled_updates``, ``unlabelled_updates``,
-    ``stored`` (steps that only filled the cache), ``pseudo_labelled`` utterances and how many of
-    them were ``empty`` and dropped.
+    ``stored`` (steps that only filled the cache), ``pseudo_labelled`` utterances, in how many
+    ``batches``, and how many of them were ``empty`` and dropped.
 
     Raises ``UserError`` when the loss is no longer finite, and where the unlabelled set is empty or
     has fewer batches than the cache.
     """
     device, training = next(model.parameters()).device, settings.training
-    recipe = recipe or Recipe()
+    config = settings.pseudo_labels
     torch.manual_seed(seed)  # dropout
-    masks, slots, samples = (torch.Generator().manual_seed(seed) for _ in range(3))
-    passes = [Passes(data.store, labelled, training.batch, [seed, 1])]
+    generators = [torch.Generator().manual_seed(seed) for _ in range(3)]
+    masks, slots, samples = generators
     if UNSUPERVISED in steps:
-        check_unlabelled(data.store, unlabelled, settings, config)
-        passes.append(Passes(data.store, unlabelled, training.batch, [seed, 2]))
-        real_frames = torch.from_numpy(valid_frames(unlabelled, settings.model))
-    cache, prior = Cache(config.cache, config.replacement, slots), None
-    if recipe.prior:
-        prior = labelled_distribution(model, data.store, labelled, settings.model)
-    dropped = Dropout(model, dropout)
-    teacher = model
+        check_unlabelled(data.store, unlabelled, settings)
+    cache, prior, teacher = Cache(config.cache, config.replacement, slots), None, model
+    if recipe.prior:  # as the model has it now: what share of frames is blank, no transcript tells
+        frames = frames_of(model, data.store, labelled, settings.model)
+        prior = torch.cat(list(frames.values())).exp().mean(dim=0).to(device)  # [V]
     if recipe.decay:
         teacher = DeepSpeech2(settings.model, len(data.alphabet)).to(device).eval()
         teacher.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True
+        model.parameters(), lr=config.rate, weight_decay=training.weight_decay, fused=True
     )
-    names = ("labelled_updates", "unlabelled_updates", "stored", "pseudo_labelled", "empty")
-    counts, first = dict.fromkeys(names, 0), 0
+    parts = {"model": model, "teacher": teacher, "optimizer": optimizer}
+    names = "labelled_updates unlabelled_updates stored batches pseudo_labelled empty"
+    counts, first = dict.fromkeys(names.split(), 0), 0
 
     if saved := checkpoint.load():
-        model.load_state_dict(saved["model"])
-        teacher.load_state_dict(saved["teacher"])
-        optimizer.load_state_dict(saved["optimizer"])
-        for generator, state in zip((masks, slots, samples), saved["generators"], strict=True):
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        for generator, state in zip(generators, saved["generators"], strict=True):
             generator.set_state(state)
-        for order, state in zip(passes, saved["passes"], strict=True):
-            order.go_on(*state)
         cache.targets = [Target(**target) for target in saved["cache"]]
         counts, first, measure.state = saved["counts"], saved["step"], saved["measured"]
         torch.set_rng_state(saved["torch"])
         torch.cuda.set_rng_state_all(saved["cuda"])
+    # from where an interrupted training was
+    known = passes(data.store, labelled, training.batch, [seed, 1])
+    known = itertools.islice(known, counts["labelled_updates"], None)
+    others = passes(data.store, unlabelled, training.batch, [seed, 2])
+    others = itertools.islice(others, counts["batches"], None)
 
     def save(done: int) -> None:
         checkpoint.save({
-            "model": model.state_dict(),
-            "teacher": teacher.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "generators": [generator.get_state() for generator in (masks, slots, samples)],
-            "passes": [[order.state, order.done] for order in passes],
+            **{name: part.state_dict() for name, part in parts.items()},
+            "generators": [generator.get_state() for generator in generators],
             "cache": [vars(target) for target in cache.targets],
             "counts": counts, "step": done, "measured": measure.state,
             "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(),
@@ -297,33 +272,35 @@ def train(
             logits = by(features.to(device))
         return logits.float().log_softmax(-1)
 
+    def student(batch: Batch) -> Tensor:
+        model.train()
+        with recurrent_dropout(model, config.dropout):
+            return posteriors(spec_augment(batch.features, training, masks), model)
+
     @torch.no_grad()
     def fresh() -> Target:
-        rows = next(passes[1])
-        batch = data.store.batch(unlabelled.iloc[rows])
+        rows = next(others)
         teacher.eval()
-        log_probs = posteriors(batch.features, teacher).cpu()
+        log_probs = posteriors(data.store.batch(unlabelled.iloc[rows]).features, teacher).cpu()
         target = make_target(log_probs, rows, data.alphabet, recipe, samples)
+        counts["batches"] += 1
         counts["pseudo_labelled"] += len(rows)
         counts["empty"] += len(rows) - len(target.rows)
         return target
 
     def supervised() -> Tensor:
-        batch = data.store.batch(labelled.iloc[next(passes[0])], data.alphabet.encode)
-        model.train()
-        log_probs = posteriors(spec_augment(batch.features, training, masks), model)
-        return ctc_losses(log_probs, batch.labels, zero_infinity=True).mean()
+        batch = data.store.batch(labelled.iloc[next(known)], data.alphabet.encode)
+        return ctc_losses(student(batch), batch.labels, zero_infinity=True).mean()
 
     def unsupervised() -> Tensor | None:
         target = cache.step(fresh)
         if target is None or not target.rows:
             counts["stored"] += target is None
             return None
-        batch = data.store.batch(unlabelled.iloc[target.rows])
-        model.train()
-        log_probs = posteriors(spec_augment(batch.features, training, masks), model)
-        valid = torch.arange(log_probs.shape[1]) < real_frames[target.rows][:, None]
-        target = replace(target, probs=None if target.probs is None else target.probs.to(device))
+        utterances = unlabelled.iloc[target.rows]
+        log_probs = student(data.store.batch(utterances))
+        real = torch.from_numpy(valid_frames(utterances, settings.model))
+        valid = torch.arange(log_probs.shape[1]) < real[:, None]
         return unsupervised_loss(log_probs, target, valid.to(device), recipe, prior)
 
     for step in range(first, len(steps)):
@@ -334,9 +311,9 @@ def train(
             if not torch.isfinite(loss):
                 raise UserError(
                     f"the loss is {loss.item()} at step {step} ({steps[step]}): lower the learning "
-                    f"rate ({rate})"
+                    f"rate ({config.rate})"
                 )
-            optimizer.param_groups[0]["lr"] = one_cycle((step + 1) / (len(steps) + 1), rate)
+            optimizer.param_groups[0]["lr"] = one_cycle((step + 1) / (len(steps) + 1), config.rate)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
@@ -348,24 +325,23 @@ def train(
             save(step + 1)
     else:
         measure(model, len(steps))
-    dropped.remove()
     model.eval()
     return counts
 
 
-def check_unlabelled(store, unlabelled: pd.DataFrame, settings: Settings, config) -> None:
+def check_unlabelled(store: FeatureStore, unlabelled: pd.DataFrame, settings: Settings) -> None:
     """Raise ``UserError`` where there is no unlabelled audio, or less than the cache holds."""
-    where = f"configs/{settings.preset}.yaml"
-    if len(unlabelled) == 0:
+    where, cache = f"configs/{settings.preset}.yaml", settings.pseudo_labels.cache
+    batches = len(store.groups(unlabelled, settings.training.batch))
+    if batches == 0:
         raise UserError(
             f"{where}: no unlabelled audio is left: raise build: pool, or lower pseudo_labels: "
             "query_percents"
         )
-    batches = len(store.groups(unlabelled, settings.training.batch))
-    if config.cache > batches:
+    if cache > batches:
         raise UserError(
-            f"{where}: pseudo_labels: cache is {config.cache} batches, but the unlabelled set has "
-            f"only {batches}: lower cache to {batches} at most"
+            f"{where}: pseudo_labels: cache is {cache} batches, but the unlabelled set has only "
+            f"{batches}: lower cache to {batches} at most"
         )
 
 
@@ -396,21 +372,18 @@ def frames_of(model, store, utterances: pd.DataFrame, config) -> dict[str, Tenso
     return found
 
 
-def labelled_distribution(model, store, labelled: pd.DataFrame, config) -> Tensor:
-    """Average distribution [V] over the frames of the labelled set, as the model has it now: what
-    share of frames is blank, no transcript tells."""
-    frames = torch.cat(list(frames_of(model, store, labelled, config).values()))
-    return frames.exp().mean(dim=0).to(next(model.parameters()).device)
-
-
 class Monitor:
     """Measures a model on watched unlabelled utterances, whose transcripts only we know, and on the
     validation set; keeps the weights that had the lowest validation WER; tells a collapse."""
 
-    def __init__(self, data: Corpus, watched: pd.DataFrame, settings: Settings, config):
-        self.data, self.watched, self.settings, self.config = data, watched, settings, config
-        with_text = watched[watched["text"] != ""].sort_values(["duration", "utt_id"])
-        self.shown = (with_text if len(with_text) else watched)["utt_id"].iloc[len(with_text) // 2]
+    def __init__(self, data, settings: Settings):
+        self.data, self.settings = data, settings
+        pool = data.split("pool")
+        chosen = np.random.default_rng(0).permutation(len(pool))[: settings.pseudo_labels.watched]
+        self.watched = pool.iloc[np.sort(chosen)].reset_index(drop=True)
+        with_text = self.watched[self.watched["text"] != ""].sort_values(["duration", "utt_id"])
+        kept = with_text if len(with_text) else self.watched
+        self.shown = kept["utt_id"].iloc[len(with_text) // 2]
         self.state = {"rows": [], "posteriors": [], "best": None}
 
     def __call__(self, model: DeepSpeech2, step: int) -> bool:
@@ -421,7 +394,8 @@ class Monitor:
         texts = dict(zip(self.watched["utt_id"], self.watched["text"], strict=True))
         said = {name: data.alphabet.collapse(best_path(part)) for name, part in frames.items()}
         counts = pd.DataFrame([errors(texts[name], said[name].strip()) for name in said]).sum()
-        validated = evaluate(model, data.store, data.split("validation"), data.alphabet)
+        validation = evaluate(model, data.store, data.split("validation"), data.alphabet)
+        validated = summarise(validation)
         rows.append({
             "step": step,
             "blank_share": float(blank.float().mean()),
@@ -431,8 +405,8 @@ class Monitor:
             "empty_share": sum(not text.strip() for text in said.values()) / len(said),
             "pseudo_cer": 100 * counts["char_errors"] / max(1, counts["chars"]),
             "pseudo_wer": 100 * counts["word_errors"] / max(1, counts["words"]),
-            "validation_ctc": summarise(validated)["ctc"],
-            "validation_wer": summarise(validated)["wer"],
+            "validation_ctc": validated["ctc"],
+            "validation_wer": validated["wer"],
         })  # fmt: skip
         rows[-1] = {name: float(value) for name, value in rows[-1].items()}
         self.state["posteriors"].append(frames[self.shown].exp())
@@ -442,7 +416,7 @@ class Monitor:
         return self.collapsed()
 
     def collapsed(self) -> bool:
-        """Is the share of words that pseudo-labels get right below ``config.collapsed`` of what it
-        was at the first step? A model that got hardly one in ten right has none to lose."""
+        """Is the share of words that pseudo-labels get right below ``collapsed`` of what it was at
+        the first step? A model that got hardly one in ten right has none to lose."""
         first, last = (100 - self.state["rows"][n]["pseudo_wer"] for n in (0, -1))
-        return first > 10 and last < self.config.collapsed * first
+        return first > 10 and last < self.settings.pseudo_labels.collapsed * first

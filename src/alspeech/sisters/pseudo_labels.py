@@ -1,0 +1,330 @@
+"""Continuous pseudo-labels: what can be had from the audio that nobody labelled?
+
+    warm-up (a seed) → run (a seed, a method, a regime, what was queried) → tables
+
+Each is a step (workshop/steps.py), like those of experiment.py. *Methods* say what the unsupervised
+loss is made of (:func:`recipes`); *regimes* whether labelled steps stand between the others
+("anchored") or the model has only its own word ("free").
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..acquisition import check_strategies
+from ..experiment import base_model, new_model, pool_scores, read_scores
+from ..metrics import evaluate, summarise
+from ..model import DeepSpeech2
+from ..querying import ALL, query
+from ..speech import corpus
+from ..speech.corpus import Corpus, prepare
+from ..statistics import interval
+from ..training import load_weights
+from ..workshop.config import PseudoLabelConfig, Settings
+from ..workshop.errors import UserError, one_of
+from ..workshop.provenance import publish, tidy
+from ..workshop.steps import Step, in_parallel
+from ..workshop.store import Checkpoint, fingerprint, torch_bytes, write_bytes, write_csv
+from .slimipl import Monitor, Recipe, plan, train
+
+# what is compared when a share of the pool is labelled, and how pl_active.csv calls it: equal
+# updates in all, so that it is not the training's length that wins
+USES = {"supervised_longer": "labels alone", "hard": "and pseudo-labels"}
+
+# ---------------------------------------------------------------- the steps of one seed
+
+NOTHING = ("none", 0)  # no query: (strategy, percent)
+
+
+def setting(settings: Settings) -> Settings:
+    """The settings with the base split that is labelled here: see ``labelled_distribution``."""
+    drawn_from = settings.pseudo_labels.labelled_distribution or settings.build.base_distribution
+    return replace(settings, build=replace(settings.build, base_distribution=drawn_from))
+
+
+def recipes(config: PseudoLabelConfig) -> dict[str, Recipe]:
+    """What each method's unsupervised loss is made of; its name is a key of plots.METHOD_STYLE."""
+    return {
+        "supervised": Recipe(),  # labelled steps only: as many as beside the pseudo-labels,
+        "supervised_longer": Recipe(),  # or as many as all of their steps
+        "hard": Recipe(hard=1),
+        "ema_hard": Recipe(hard=1, decay=config.decay),
+        "soft": Recipe(soft=1),
+        # each with one thing that may keep soft labels from collapsing
+        "mixture": Recipe(hard=config.mixture, soft=1 - config.mixture),
+        "prior": Recipe(soft=1, prior=config.prior),
+        "temperature": Recipe(soft=1, temperature=config.temperature),
+        "ema": Recipe(soft=1, decay=config.decay),
+        # one drawn alignment, as a sequence and frame by frame
+        "sampled_text": Recipe(hard=1, sampled=True),
+        "sampled_frames": Recipe(soft=1, sampled=True),
+    }
+
+
+def options(config: PseudoLabelConfig, regime: str, method: str) -> PseudoLabelConfig:
+    """The settings of one run: the preset's, with what its method and regime change."""
+    change = {}
+    if regime == "free":
+        names = ("blocks", "rate", "cache", "replacement")
+        change = {name: getattr(config, f"free_{name}") for name in names} | {"supervised": 0}
+    if method == "supervised_longer":
+        change["supervised"] = config.supervised + config.unsupervised
+    if method in ("supervised", "supervised_longer"):
+        change["unsupervised"] = 0
+    return replace(config, **change)
+
+
+def warm_up(settings: Settings, seed: int) -> Step:
+    """One seed's model, trained on the labelled set alone: M updates.
+
+    Folder: ``model.pt``, ``monitor.csv``, ``posteriors.npy``, ``test.csv``, ``metrics.json``.
+    Raises ``UserError`` where the model says nothing of any watched utterance: its labels would all
+    be dropped.
+    """
+    config = settings.pseudo_labels
+    rate, dropout = config.warm_up_rate, config.warm_up_dropout
+    ends = replace(config, every=config.warm_up, rate=rate, dropout=dropout)  # measured there only
+
+    def compute(folder: Path) -> dict:
+        model, steps = new_model(settings, seed), plan(config)[: config.warm_up]
+        metrics = _train_and_test(folder, settings, ends, model, steps, Recipe(), [], seed)
+        if pd.read_csv(folder / "monitor.csv")["empty_share"].iloc[-1] == 1:
+            raise UserError(
+                f"configs/{settings.preset}.yaml: pseudo_labels: after warm_up = {config.warm_up} "
+                "updates the teacher says nothing but blanks, so there is no pseudo-label to learn "
+                "from: raise warm_up (or labelled)"
+            )
+        write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
+        return metrics
+
+    names = ("labelled", "warm_up", "warm_up_rate", "warm_up_dropout", "watched")
+    given = {name: getattr(config, name) for name in names}
+    return Step(
+        f"warm-up-seed{seed}", compute, code=("sisters.slimipl",),
+        after=base_model(settings, seed).after,  # it begins as a base model does
+        given={"model": settings.model, "training": settings.training, **given},
+    )  # fmt: skip
+
+
+def load_warm_up(settings: Settings, seed: int) -> DeepSpeech2:
+    """One seed's model after the warm-up, in evaluation mode."""
+    model = DeepSpeech2(settings.model, len(corpus.alphabet(settings)))
+    return load_weights(model, warm_up(settings, seed))
+
+
+def _train_and_test(
+    folder: Path, settings: Settings, config: PseudoLabelConfig, model: DeepSpeech2,
+    steps: list[str], recipe: Recipe, chosen: list[str], seed: int,
+) -> dict:  # fmt: skip
+    """Train on the labelled set and the ``chosen`` of the pool, with the rest of it unlabelled.
+
+    Writes the monitor's rows, the pictures it took, and what the test set says, by the weights of
+    the best step.
+    """
+    data, settings = prepare(settings), replace(settings, pseudo_labels=config)
+    base, pool = data.split("base"), data.split("pool")
+    # the labelled set to begin with: ``labelled`` utterances of the base split, by lot
+    lot = np.random.default_rng([seed, 3]).permutation(len(base))[: config.labelled or len(base)]
+    new = pool["utt_id"].isin(chosen)
+    labelled = pd.concat([base.iloc[np.sort(lot)], pool[new]], ignore_index=True)
+    unlabelled, monitor = pool[~new].reset_index(drop=True), Monitor(data, settings)
+    counts = train(
+        model, data, labelled, unlabelled, settings, steps, recipe,
+        seed=seed, checkpoint=Checkpoint(folder), measure=monitor,
+    )  # fmt: skip
+    rows, collapsed = monitor.state["rows"], monitor.collapsed()
+    write_csv(folder / "monitor.csv", pd.DataFrame(rows))
+    tested = evaluate(model, data.store, data.split("test"), data.alphabet)
+    last = summarise(tested)
+    best = rows[-1] if collapsed else min(rows[1:], key=lambda row: row["validation_wer"])
+    if best is not rows[-1]:
+        model.load_state_dict(monitor.state["best"])
+        tested = evaluate(model, data.store, data.split("test"), data.alphabet)
+    tested.to_csv(folder / "test.csv", index=False)
+    posteriors = torch.stack(monitor.state["posteriors"])
+    np.save(folder / "posteriors.npy", posteriors.numpy().astype(np.float16))
+    return {
+        **summarise(tested), "wer_last": last["wer"], "tested_step": int(best["step"]),
+        "collapsed_at": int(rows[-1]["step"]) if collapsed else None, "shown": monitor.shown,
+        **counts, "labelled": len(labelled),
+    }  # fmt: skip
+
+
+def scores(settings: Settings, strategy: str, seed: int) -> Step:
+    """One strategy's scores of the pool by a seed's model after the warm-up."""
+    return pool_scores(settings, strategy, seed, warm_up(settings, seed), load_warm_up)
+
+
+def queried(settings: Settings, strategy: str, percent: float, seed: int) -> list[str]:
+    """Ids of the pool utterances that are labelled, best first; all of them at 100 %."""
+    if percent == 0:
+        return []
+    if percent == 100:
+        return list(prepare(settings).split("pool")["utt_id"])
+    return query(read_scores(scores(settings, strategy, seed).folder()), percent)
+
+
+def pseudo_labelled(
+    settings: Settings, regime: str, method: str, strategy: str, percent: float, seed: int
+) -> Step:
+    """A training that goes on from the warm-up: what is labelled, with pseudo-labels for the rest
+    of the pool. Raises ``UserError`` for an unknown method.
+
+    Folder as :func:`warm_up`'s, without the weights; ``posteriors.npy`` [steps, T, V] are of the
+    utterance that ``metrics.json`` calls ``shown``.
+    """
+    one_of("method", method, recipes(settings.pseudo_labels))
+    config = options(settings.pseudo_labels, regime, method)
+    recipe, chosen = recipes(config)[method], queried(settings, strategy, percent, seed)
+
+    def compute(folder: Path) -> dict:
+        model, steps = load_warm_up(settings, seed), plan(config)[config.warm_up :]
+        return _train_and_test(folder, settings, config, model, steps, recipe, chosen, seed)
+
+    names = "blocks supervised unsupervised rate dropout cache replacement every watched collapsed"
+    given = {name: getattr(config, name) for name in names.split()}
+    return Step(
+        f"pl-{regime}-{method}-{strategy}-{percent:g}-seed{seed}", compute,
+        after=(warm_up(settings, seed),),
+        given={**given, "recipe": recipe, "queried": fingerprint(sorted(chosen))},
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def tasks(settings: Settings) -> list[tuple]:
+    """(regime, method, strategy, percent, seed) of every run, those that train longest first."""
+    config, found = settings.pseudo_labels, []
+    queries = [(s, percent) for s in config.strategies for percent in config.query_percents]
+    for seed in range(settings.seeds):
+        found += [("anchored", method, *NOTHING, seed) for method in config.anchored]
+        found += [("free", method, *NOTHING, seed) for method in config.free]
+        found += [("anchored", m, *q, seed) for q in queries for m in USES]
+        found.append(("anchored", "supervised_longer", ALL, 100, seed))
+    cost = lambda task: len(plan(options(config, *task[:2])))  # noqa: E731
+    return sorted(found, key=cost, reverse=True)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a run: ``runs`` has a row a run, ``monitor`` a row a measured step, ``active``
+    a row a query, seed and use of the rest (``labels alone`` or ``and pseudo-labels``)."""
+
+    runs: pd.DataFrame
+    monitor: pd.DataFrame
+    active: pd.DataFrame
+    folder: Path
+
+
+def run(settings: Settings) -> Results:
+    """Everything from the corpus to the tables; what is done already is only read.
+
+    Writes ``results/<run>/pl_runs.csv``, ``pl_monitor.csv``, ``pl_active.csv`` and
+    ``provenance_pseudo_labels.json``.
+    """
+    begun = time.perf_counter()
+    check_names(settings)
+    tidy(settings)
+    settings = setting(settings)
+    data, config, seeds = prepare(settings), settings.pseudo_labels, range(settings.seeds)
+    warm = in_parallel(warm_up, settings, [(seed,) for seed in seeds], "warm-up")
+    asked = [(strategy, seed) for strategy in config.strategies for seed in seeds]
+    scored, todo = in_parallel(scores, settings, asked, "scores"), tasks(settings)
+    folders = in_parallel(pseudo_labelled, settings, todo, "pseudo-labels")
+    ends = [("none", "warm_up", *NOTHING, seed) for seed in seeds]
+    runs, monitor = _tables(settings, ends + todo, warm + folders)
+    found = {"pl_runs": runs, "pl_monitor": monitor, "pl_active": _active(settings, data, runs)}
+    steps = [*folders, *warm, *scored]
+    folder = publish(settings, found, "provenance_pseudo_labels", steps, begun)
+    return Results(*found.values(), folder)
+
+
+NAMES = ["regime", "method", "strategy", "query_percent", "seed"]
+MEASURED = (
+    "ctc", "cer", "wer", "wer_last", "tested_step", "collapsed_at", "labelled", "labelled_updates",
+    "unlabelled_updates", "stored", "pseudo_labelled", "empty",
+)  # fmt: skip
+
+
+def _tables(settings: Settings, todo: list[tuple], folders: list) -> tuple:
+    """(a row a run, a row a measured step), sorted."""
+    config, runs, steps = settings.pseudo_labels, [], []
+    order = ["anchored", "free", "none", "warm_up", *recipes(config), *config.strategies, ALL]
+    places = {name: place for place, name in enumerate(order)}
+    found = zip(todo, folders, strict=True)
+    for task, folder in sorted(found, key=lambda pair: [places.get(x, x) for x in pair[0]]):
+        names = dict(zip(NAMES, task, strict=True))
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = {name: metrics[name] for name in MEASURED}
+        runs.append({"corpus": settings.corpus, "preset": settings.preset, **names, **metrics})
+        measured = pd.read_csv(folder / "monitor.csv")
+        steps.append(measured.assign(**names)[[*NAMES, *measured]])
+    runs = pd.DataFrame(runs).astype({"collapsed_at": "Int64"})
+    return runs, pd.concat(steps, ignore_index=True)
+
+
+def _active(settings: Settings, data: Corpus, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that the joined curve is made of; those without a query belong to every strategy."""
+    durations = data.split("pool").set_index("utt_id")["duration"]
+    strategies, rows = settings.pseudo_labels.strategies, []
+    anchored = runs[(runs["regime"] == "anchored") & runs["method"].isin(USES)]
+    for row in anchored.to_dict("records"):
+        chosen = queried(settings, row["strategy"], row["query_percent"], row["seed"])
+        for strategy in [row["strategy"]] if row["strategy"] in strategies else strategies:
+            rows.append({
+                "strategy": strategy, "query_percent": row["query_percent"],
+                "use": USES[row["method"]], "seed": row["seed"],
+                **{name: row[name] for name in ("ctc", "cer", "wer", "collapsed_at")},
+                "n_utterances": len(chosen), "hours": durations.loc[chosen].sum() / 3600,
+            })  # fmt: skip
+    return pd.DataFrame(rows).sort_values(["strategy", "use", "query_percent", "seed"])
+
+
+def pictures(settings: Settings, regime: str, method: str, seed: int) -> dict:
+    """How one watched utterance's posteriors changed in a run without a query.
+
+    Returns ``utt_id``, ``steps`` and ``posteriors`` [steps, T, V].
+    """
+    folder = pseudo_labelled(settings, regime, method, *NOTHING, seed).folder()
+    return {
+        "utt_id": json.loads((folder / "metrics.json").read_text())["shown"],
+        "steps": pd.read_csv(folder / "monitor.csv")["step"].astype(int).tolist(),
+        "posteriors": np.load(folder / "posteriors.npy").astype(np.float32),
+    }
+
+
+def differences(runs: pd.DataFrame, reference: pd.DataFrame, metric: str = "wer") -> pd.DataFrame:
+    """Each method's error minus the reference's, paired by seed: a row a method.
+
+    Columns ``difference, low, high`` (95 % interval over the seeds that did not collapse),
+    ``seeds``, and how many of them ``collapsed``. Both tables are rows of pl_runs.csv.
+    """
+    base, rows = reference.set_index("seed")[metric], {}
+    for method, part in runs.groupby("method", sort=False):
+        kept = part[part["collapsed_at"].isna()].set_index("seed")[metric]
+        found = interval(kept - base[kept.index]) if len(kept) else [float("nan")] * 3
+        rows[method] = [*found, len(part), len(part) - len(kept)]
+    columns = ["difference", "low", "high", "seeds", "collapsed"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
+def check_names(settings: Settings) -> None:
+    """Raise ``UserError`` for a method or a strategy that there is none of."""
+    config = settings.pseudo_labels
+    for method in (*config.anchored, *config.free):
+        one_of("method", method, recipes(config))
+    check_strategies((*settings.strategies, *config.strategies))
+
+
+def check(settings: Settings) -> str:
+    """Prepare the corpus and say, for a person to read, what came of it."""
+    check_names(settings)
+    return corpus.check(settings)

@@ -1,0 +1,46 @@
+"""Utterances to listen to: a table with an audio player in each row."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+from IPython.display import HTML
+
+from .manifests import read_audio
+
+
+def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
+    """A table with an audio player in each row; ``rows`` are manifest rows with a ``path`` and,
+    where the audio is a part of its file or no WAV, ``offset`` and ``duration``.
+
+    The audio is embedded, so that an executed notebook can be played anywhere.
+    """
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in (*columns, "listen"))
+    body = []
+    for row in rows.to_dict("records"):
+        cells = "".join(f"<td>{html.escape(_shown(row[name]))}</td>" for name in columns)
+        audio = base64.b64encode(_wav(row)).decode()
+        player = f'<audio controls preload="none" src="data:audio/wav;base64,{audio}"></audio>'
+        body.append(f"<tr>{cells}<td>{player}</td></tr>")
+    return HTML(f"<table><tr>{head}</tr>{''.join(body)}</table>")
+
+
+def _wav(row: dict) -> bytes:
+    if "offset" not in row:  # a file of our own
+        return Path(row["path"]).read_bytes()
+    samples, rate = read_audio(row["path"], row["offset"], row["duration"])
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _shown(value) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.3g}"
+    return str(value)

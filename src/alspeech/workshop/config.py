@@ -1,0 +1,354 @@
+"""Presets: everything that a run depends on, read from ``configs/<preset>.yaml``.
+
+A run is named by three words (preset, corpus, data) that every notebook takes as papermill
+parameters. Whatever else can be varied stands in the preset's file: to try other values, copy the
+file to ``configs/mine.yaml`` and run with ``PRESET=mine``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from .errors import UserError, one_of
+
+ROOT = Path(os.environ.get("ALSPEECH_ROOT") or Path(__file__).resolve().parents[3])
+CORPORA = {  # what DATA is
+    "synthetic": "not needed: it is spoken by espeak-ng on this machine",
+    "fsdd": "the folder that holds recordings/; get it by make data CORPUS=fsdd, or from "
+    "https://github.com/Jakobovski/free-spoken-digit-dataset",
+    "jsonl": 'a .jsonl file, or its folder; a line is {"audio_filepath": "a.wav", "text": "yes"}',
+    "kaldi": "a folder that holds wav.scp and text, or one whose sub-folders do",
+    "librispeech": "the folder that holds LibriSpeech/, or one of its subsets; get it by make data "
+    "CORPUS=librispeech SUBSET=train-clean-100",
+    "speechcommands": "the folder that holds the words' folders; get it by make data "
+    "CORPUS=speechcommands",
+    "esc10": "the folder of ESC-50 (meta/esc50.csv, audio/), or one with a labels.csv that has the "
+    "columns path, label, fold; from https://github.com/karolpiczak/ESC-50",
+    "vocalsound": "the folder that holds audio_16k/ and meta/; from "
+    "https://github.com/YuanGongND/vocalsound",
+}
+LABELLED = ("esc10", "vocalsound")  # sounds: clips with labels and no transcripts, for aloe only
+
+# what a value may be, declared at its field and checked by pydantic where a preset is read
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+AtLeast0 = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]  # a share, but not all
+Percents = tuple[Annotated[int | float, Field(gt=0, le=100)], ...]
+Names = tuple[str, ...]
+
+
+class Section:
+    """A preset's section: keys that are not declared are refused."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class CorpusConfig(Section):
+    """Sizes (utterances) of a corpus's four splits, and how it is drawn or read."""
+
+    base: Count = 700
+    pool: Count = 1600
+    validation: Count = 160
+    test: Count = 800
+    seed: int = 0
+    # synthetic corpus only: the language, en or cmn (Mandarin, which wants alphabet: learned), and
+    # which of synthesis.DISTRIBUTIONS each split is drawn from
+    language: Literal["en", "cmn"] = "en"
+    base_distribution: str = "mixed"
+    pool_distribution: str = "mixed"
+    validation_distribution: str = "mixed"
+    test_distribution: str = "mixed"
+    # recordings that were made elsewhere: the sizes are maxima there, and
+    alphabet: Literal["english", "learned"] = "english"  # learned: all letters of the transcripts
+    min_seconds: Positive = 0.1  # shorter and longer utterances are set aside
+    max_seconds: Positive = 60.0
+    outside: bool = False  # may a manifest name audio files that lie outside DATA?
+
+    def __post_init__(self):
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError(
+                f"min_seconds {self.min_seconds:g} must be below max_seconds {self.max_seconds:g}"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """Deep Speech 2 and the features that it reads."""
+
+    # input: bins are mel bins, or FFT bins of the spectrogram
+    features: Literal["log-mel", "spectrogram"] = "log-mel"
+    bins: Count = 40
+    sample_rate: Count = 16000  # Hz
+    window: Count = 400  # samples
+    hop: Count = 160  # samples
+    round_frames: Count = 16  # lengths are rounded up to this many frames, see features.py
+    # two convolutions: (time, frequency)
+    channels: Count = 16
+    kernels: tuple[tuple[Count, Count], ...] = ((5, 5), (5, 5))
+    strides: tuple[tuple[Count, Count], ...] = ((2, 2), (2, 2))
+    # recurrent layers
+    cell: Literal["rnn", "gru", "lstm"] = "lstm"
+    layers: Count = 3
+    hidden: Count = 128  # per direction; the two directions are summed
+
+    def __post_init__(self):
+        if len(self.kernels) != len(self.strides):
+            raise ValueError("kernels and strides must be as many as there are convolutions")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Section):
+    """Base training and the training that goes on from it after a query."""
+
+    batch: Count = 16  # utterances
+    # base model: passes over the base set, peak learning rate
+    base_epochs: Count = 24
+    base_rate: Positive = 2e-3
+    # after a query: passes over base + queried set, peak learning rate
+    epochs: Count = 6
+    rate: Positive = 1e-3
+    # ends early when the validation loss has not improved for this many passes
+    patience: Count = 4
+    weight_decay: AtLeast0 = 1e-2
+    clip: Positive = 5.0  # gradient norm
+    # SpecAugment (Park et al. 2019): masks an utterance, widest mask
+    frequency_masks: Whole = 2
+    frequency_width: Whole = 8  # bins
+    time_masks: Whole = 2
+    time_width: Whole = 16  # frames
+
+
+@dataclass(frozen=True)
+class LossPredictionConfig(Section):
+    """The joint recogniser of joint.py, and what is asked of it (loss_prediction.py)."""
+
+    hybrid: bool = True  # an attention decoder beside the CTC head
+    ctc_weight: Share = 0.3  # α: the share of CTC in a hybrid's loss
+    decoder: Count = 128  # the decoder's hidden units
+    # the loss predictor: hidden units a tapped layer, its weight λ in the joint loss, its own loss,
+    # from which share of a training on it leaves the encoder alone
+    predictor: Count = 128
+    weight: AtLeast0 = 1.0
+    criterion: Literal["ranking", "smooth_l1"] = "ranking"
+    detach: Share = 0.6
+    target: Literal["token", "utterance"] = "token"  # the loss that is predicted and estimated
+    strategies: Names = ("random", "least_confidence", "estimated_loss", "loss_prediction", "egl")
+    rounds: Percents = (10, 20, 30)  # of the pool that is queried after each round
+    # recognisers that are compared: with the prediction, without (λ = 0), CTC and prediction alone
+    variants: tuple[Literal["joint", "no_prediction", "ctc_only"], ...] = (
+        "joint", "no_prediction", "ctc_only",
+    )  # fmt: skip
+
+    def __post_init__(self):
+        if not {"joint", "no_prediction"} <= set(self.variants):
+            raise ValueError("variants must name joint, no_prediction and, if you like, ctc_only")
+        if not self.rounds or list(self.rounds) != sorted(set(self.rounds)):
+            raise ValueError("rounds must be rising percentages of the pool")
+
+
+@dataclass(frozen=True)
+class PseudoLabelConfig(Section):
+    """Continuous pseudo-labels (pseudo_labels.py): slimIPL's settings, and what is compared."""
+
+    # the labelled set: utterances of the base split, drawn anew for every seed (0: all of it)
+    labelled: Whole = 0
+    # which of synthesis.DISTRIBUTIONS it is drawn from ("": as under build; synthetic corpus only)
+    labelled_distribution: str = ""
+    # supervised warm-up: updates M, peak learning rate, dropout of the recurrent layers
+    warm_up: Count = 400
+    warm_up_rate: Positive = 5e-3
+    warm_up_dropout: Part = 0.3
+    # then blocks of N_L supervised and N_U unsupervised steps, with less dropout
+    blocks: Count = 200
+    supervised: Count = 1
+    unsupervised: Count = 3
+    rate: Positive = 2e-3
+    dropout: Part = 0.1
+    # cached batches C; how probably a used one makes room for a fresh one
+    cache: Count = 30
+    replacement: Share = 0.3
+    # regularisers of soft labels (pseudo_labels.recipes): hard labels' share in the mixture; weight
+    # of the divergence from the labelled prior; the teacher's temperature; its decay where it is
+    # an average of the student's weights
+    mixture: Share = 0.5
+    prior: AtLeast0 = 1.0
+    temperature: Positive = 0.5
+    decay: Part = 0.999
+    # monitor: steps between two measurements, utterances that are watched; a run has collapsed
+    # when its labels get less than this share of the words right that they did after the warm-up
+    every: Count = 100
+    watched: Count = 160
+    collapsed: Share = 0.33
+    # what is compared, see pseudo_labels.recipes: with labelled steps, and without any
+    anchored: Names = (
+        "supervised", "supervised_longer", "hard", "ema_hard", "soft", "mixture", "prior",
+        "temperature", "ema", "sampled_text", "sampled_frames",
+    )  # fmt: skip
+    free: Names = (
+        "hard", "soft", "mixture", "prior", "temperature", "ema", "sampled_text", "sampled_frames",
+    )  # fmt: skip
+    # without labelled steps a run is as hard as can be: labels that are young, and a high rate
+    free_blocks: Count = 200
+    free_rate: Positive = 5e-3
+    free_cache: Count = 4
+    free_replacement: Share = 1.0
+    # label a share of the pool by these strategies, pseudo-label the rest
+    strategies: Names = ("random", "egl")
+    # labels for all of the pool would leave no audio to pseudo-label
+    query_percents: tuple[Annotated[int | float, Field(gt=0, lt=100)], ...] = (10, 30)
+
+
+@dataclass(frozen=True)
+class AloeConfig(Section):
+    """Few labels on a frozen encoder (aloe.py); the defaults are Lee, Saeed and Bertozzi's."""
+
+    # clips at most in each split: what is spoken of the embedded corpus, what is read of others
+    pool: Count = 4000
+    validation: Count = 600
+    test: Count = 1500
+    # which of the corpus's tasks, and of encoders.ENCODERS; the first encoder is Figure 2's, the
+    # others are compared with it
+    tasks: Names = ()  # empty: all
+    encoders: Annotated[Names, Field(min_length=1)] = (
+        "recogniser", "recogniser_first", "recogniser_last", "logmel",
+    )  # fmt: skip
+    weights: str = ""  # folder with the files of wav2vec2, hubert, wavlm; empty: fetched when used
+    # the protocol
+    strategies: Names = (
+        "random", "margin", "largest_margin", "least_confidence", "entropy", "norm",
+        "margin_logits", "least_confidence_logits",
+    )  # fmt: skip
+    runs: Count = 10
+    steps: Count = 100
+    seed_clips: Count = 5  # of each class, labelled before the first step
+    # the linear classifier, trained anew at every step
+    epochs: Count = 100
+    batch: Count = 32
+    rate: Positive = 1e-3
+    # when to stop: validation accuracy has not risen by so many points in so many steps
+    patience: Count = 10
+    plateau: AtLeast0 = 0.5
+
+    def __post_init__(self):
+        if "random" not in self.strategies:
+            raise ValueError("strategies must name random, which the others are held against")
+
+
+@dataclass(frozen=True)
+class Settings(Section):
+    """One run: a preset on a corpus."""
+
+    preset: str
+    corpus: str = "synthetic"
+    data: str = ""
+    # the preset whose base model on the embedded corpus the base training starts from ("": none)
+    start: str = ""
+    # the grid
+    strategies: Names = ("random", "entropy", "pctc", "egl")
+    query_percents: Percents = (10, 20, 30, 40)
+    seeds: Count = 3
+    # EGL: labelings from the beam search, how their sum is computed (gradients.METHODS), and from
+    # how many directions
+    labelings: Count = 100
+    egl_method: Literal["rank", "unbiased", "exact", "last_layer", "logits"] = "rank"
+    directions: Count = 5
+    build: CorpusConfig = field(default_factory=CorpusConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    aloe: AloeConfig = field(default_factory=AloeConfig)
+
+    def __post_init__(self):
+        needed = "english" if self.build.language == "en" else "learned"
+        if self.corpus == "synthetic" and self.build.alphabet != needed:
+            raise ValueError(
+                f"build: alphabet {self.build.alphabet} with language {self.build.language}: "
+                f"the embedded corpus needs alphabet: {needed} there"
+            )
+
+    @property
+    def run(self) -> str:
+        """Name of the run's folders under ``figures/``, ``results/`` and ``build/``."""
+        return f"{self.corpus}-{self.preset}"
+
+
+def presets() -> list[str]:
+    """Names of the presets at hand."""
+    return sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+
+
+def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str = "") -> Settings:
+    """Read ``configs/<preset>.yaml`` for a corpus.
+
+    Raises ``UserError``, in one line, for an unknown preset or corpus, and for a file that is no
+    YAML, has an unknown key, or a value of another kind or range than is declared above.
+    """
+    one_of("preset", preset, presets())
+    one_of("corpus", corpus, CORPORA)
+    file = ROOT / "configs" / f"{preset}.yaml"
+    # a relative path is taken from the repository
+    words = {"preset": preset, "corpus": corpus, "data": str(ROOT / data) if data else ""}
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            found = "nothing in it" if values is None else f"'{_cut(values)}' is no mapping"
+            raise UserError(f"{file.name}: {found}: give keys and values, for one 'seeds: 3'")
+        for name in words.keys() & values.keys():
+            raise UserError(f"{file.name}: {name} is no key of a preset: name it to make, instead")
+        settings = pydantic.TypeAdapter(Settings).validate_python({**values, **words})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {error.problem}" if mark else error
+        raise UserError(f"{file.name}: not to be read as YAML: {where}") from None
+    except pydantic.ValidationError as error:
+        raise UserError(f"{file.name}: {_told(error.errors()[0])}") from None
+    if settings.start and settings.start not in presets():
+        raise UserError(f"{file.name}: start: unknown preset '{settings.start}': "
+                        f"choose one of {', '.join(presets())}")  # fmt: skip
+    return settings
+
+
+MEANT = {  # where pydantic speaks of Python
+    "Input should be a valid tuple": "Input should be a list",
+    "Input should be a valid integer": "Input should be a whole number",
+    "Input should be a dictionary or an instance of": "Input should be keys and values, as of",
+    "Field required": "Input should be longer",
+}
+
+
+def _told(error: dict) -> str:
+    """pydantic's account of a value in one line: section, key, value, and what is allowed."""
+    kind, where = Settings, []
+    for name in error["loc"]:
+        known = [item.name for item in fields(kind)] if is_dataclass(kind) else []
+        if known and name not in known:
+            near = difflib.get_close_matches(str(name), known, n=8, cutoff=0)
+            unknown = f"unknown key '{_cut(name)}', the nearest are {', '.join(near)}"
+            return ": ".join([*where, unknown])
+        if known:
+            where.append(name)
+            kind = next(item.default_factory for item in fields(kind) if item.name == name)
+    what = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":  # about several keys of a section, which it names
+        return ": ".join([*where, what])
+    for python, plain in MEANT.items():
+        what = what.replace(python, plain)
+    return f"{': '.join(where)} is {_cut(error['input'])}: {what[0].lower()}{what[1:]}"
+
+
+def _cut(value) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:39] + "…"

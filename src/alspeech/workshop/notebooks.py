@@ -1,0 +1,79 @@
+"""Notebooks, run by papermill with a run's parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from .config import ROOT, Settings
+from .errors import AGAIN, UserError
+
+
+def execute(notebook: str, settings: Settings) -> Path:
+    """Run a notebook with this run's parameters; the executed copy goes to ``build/<run>/``.
+
+    While it runs, and after a failure, the copy is ``<name>.partial.ipynb`` and the log beside it
+    ``<name>.log``. Raises ``UserError`` naming notebook, cell and log.
+    """
+    import papermill  # takes a second
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    source = Path(notebook or "")
+    if not source.is_file():
+        raise UserError(f"no notebook '{notebook}': choose one of those in notebooks/")
+    output = ROOT / "build" / settings.run / source.name
+    partial, log = output.with_suffix(".partial.ipynb"), output.with_suffix(".log")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=log, filemode="w", level=logging.INFO, force=True)
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the kernel warns on every start
+    parameters = {"preset": settings.preset, "corpus": settings.corpus, "data": settings.data}
+    try:
+        with _standard_error_to(log):
+            papermill.execute_notebook(
+                source, partial, parameters, kernel_name="python3", log_output=True, cwd=ROOT,
+                progress_bar=False,  # make runs two at a time
+            )  # fmt: skip
+    except (PapermillExecutionError, DeadKernelError) as error:
+        logging.exception("%s failed", source)
+        cell, reason = _failure(partial, error)
+        raise UserError(
+            f"{source}, cell {cell}: {reason} (log: {os.path.relpath(log, ROOT)}, notebook so far: "
+            f"{os.path.relpath(partial, ROOT)}); {AGAIN}"
+        ) from None
+    partial.replace(output)
+    return output
+
+
+@contextlib.contextmanager
+def _standard_error_to(log: Path):
+    """What the kernel process says of itself goes to the log, not to the terminal."""
+    terminal = os.dup(2)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def _failure(partial: Path, error: Exception) -> tuple[int, str]:
+    """(number of the cell in the source notebook, counted from 1; reason) of a failed execution."""
+    import nbformat
+    from nbclient.exceptions import DeadKernelError
+
+    added = {"injected-parameters", "papermill-error-cell-tag"}  # cells that papermill put in
+    cells = [
+        cell
+        for cell in nbformat.read(partial, as_version=4).cells
+        if not added & set(cell.metadata.get("tags", []))
+    ]
+    ended = [cell.metadata.get("papermill", {}).get("status") == "completed" for cell in cells]
+    is_code = [cell.cell_type == "code" for cell in cells]
+    failed = next((n for n in range(len(cells)) if is_code[n] and not ended[n]), len(cells) - 1)
+    if isinstance(error, DeadKernelError):
+        return failed + 1, "the kernel died (out of memory, or killed)"
+    return failed + 1, f"{error.ename}: {error.evalue}".split("\n")[0]

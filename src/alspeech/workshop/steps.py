@@ -1,0 +1,119 @@
+"""Steps: folders found by what they depend on, computed if they are missing, and never twice.
+
+    step = base_model(settings, seed=0)    # described: nothing is done yet
+    step.folder()                          # where it is; computed first, if it is missing
+    in_parallel(base_model, settings, [(0,), (1,)], "base models")    # many of them
+
+A step says its name, how to compute it, and all that its content depends on: the steps before it,
+settings, and the code of modules. Together these are its key.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import joblib
+from tqdm import tqdm
+
+from .config import ROOT, Settings
+from .processes import cores, end_with_parent, interrupts_held, keep_freed_memory
+from .store import CHECKPOINT, code, fingerprint, intact, plain, stored, trust, write_json
+
+
+@dataclass(frozen=True)
+class Step:
+    """A folder ``place/name-<key>`` and how it comes about."""
+
+    name: str
+    # fills a folder; what it returns, if anything, becomes metrics.json, beside its seconds
+    compute: Callable[[Path], dict | None]
+    after: tuple = ()  # steps that it goes on from
+    given: dict = field(default_factory=dict)  # settings and whatever else decides its content
+    code: tuple = ()  # modules: they, and all that they import outside of the workshop
+    place: str = "build/cells"
+    resume: bool = True  # does compute go on from what a killed run left in its folder?
+
+    @functools.cached_property
+    def config(self) -> dict:
+        """The key in full: what ``config.json`` in the folder says."""
+        after = {step.name: step.key for step in self.after}
+        record = {"step": self.name, "after": after, "given": self.given}
+        return plain({**record, "code": code(*self.code)})
+
+    @property
+    def key(self) -> str:
+        return fingerprint(self.config)
+
+    def find(self) -> Path | None:
+        """The folder if it is there, whole; else None."""
+        return stored(ROOT / self.place, self.name, self.config, None)
+
+    def folder(self) -> Path:
+        """The folder, computed first if it is missing."""
+        return stored(ROOT / self.place, self.name, self.config, self._fill, self.resume)
+
+    def _fill(self, folder: Path) -> None:
+        begun = time.perf_counter()
+        metrics = self.compute(folder)
+        if metrics is not None:
+            seconds = round(time.perf_counter() - begun, 2)
+            write_json(folder / "metrics.json", {**metrics, "seconds": seconds})
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- many at once
+
+
+def in_parallel(make, settings: Settings, tasks: list[tuple], label: str) -> list[Path]:
+    """The folders of the steps ``make(settings, *task)``: those that are missing are computed, one
+    process a core (one in all on a GPU), with a progress bar that shows the time left.
+
+    An exception of a worker is raised here, with a note of its step and task.
+    """
+    steps = [make(settings, *task) for task in tasks]
+    missing = [task for task, step in zip(tasks, steps, strict=True) if step.find() is None]
+    if missing:
+        import torch  # here: what looks only, needs none of it
+
+        jobs = 1 if torch.cuda.is_available() else min(cores(), len(missing))
+        engine = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+        known = (os.getpid(), intact())
+        calls = (joblib.delayed(_worker)(make, settings, task, *known) for task in missing)
+        with tqdm(total=len(missing), desc=label, unit="task") as bar, warnings.catch_warnings():
+            # joblib replaces a worker whose memory has grown (oneDNN keeps a kernel a shape), and
+            # warns; the tasks are not touched
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
+            with interrupts_held():
+                results = engine(calls)
+            for _ in results:
+                bar.update()
+    return [step.folder() for step in steps]
+
+
+def _worker(make, settings: Settings, task: tuple, parent: int, unharmed: frozenset) -> None:
+    """Runs in a worker process, which has one core to itself (or in the parent, if that has one).
+
+    ``unharmed`` are the folders that the parent has found intact.
+    """
+    import torch
+
+    if os.getpid() != parent:
+        _once_a_worker(parent)
+        trust(unharmed)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    try:
+        make(settings, *task).folder()
+    except Exception as error:
+        *what, seed = task
+        error.add_note(" ".join(map(str, [make.__name__.replace("_", " "), *what, "seed", seed])))
+        raise
+
+
+_once_a_worker = functools.cache(end_with_parent)

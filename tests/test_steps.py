@@ -1,0 +1,120 @@
+"""A step: found by what it depends on, computed once, one at a time or side by side."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from alspeech.workshop import steps, store
+from alspeech.workshop.config import ModelConfig, Settings
+from alspeech.workshop.steps import Step, in_parallel
+from alspeech.workshop.store import Checkpoint
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "ROOT", tmp_path)
+    monkeypatch.setenv("ALSPEECH_JOBS", "1")  # tasks run in this process, which has that root
+    return tmp_path
+
+
+def word(text: str, **changes) -> Step:
+    return Step("word", lambda folder: (folder / "word").write_text(text) and None, **changes)
+
+
+def test_a_step_is_described_first_and_computed_once():
+    calls = []
+    step = Step("x", lambda folder: calls.append(1))
+    assert step.find() is None and calls == []
+    assert step.folder() == step.find() == step.folder() and calls == [1]
+    assert step.folder().name == f"x-{step.key}"
+
+
+def test_what_compute_returns_is_written_with_its_seconds_and_no_checkpoint_is_left():
+    def compute(folder):
+        Checkpoint(folder).save({"half": 1})
+        return {"wer": 12.5}
+
+    folder = Step("x", compute).folder()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics.pop("seconds") >= 0 and metrics == {"wer": 12.5}
+    assert {path.name for path in folder.iterdir()} == {
+        "metrics.json", "config.json", "checksums.json"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [
+    {"name": "y"},
+    {"given": {"model": ModelConfig(layers=7)}},
+    {"given": {"model": ModelConfig(), "seed": 1}},
+    {"code": ("ctc",)},
+    {"after": (Step("z", print),)},
+    {"after": (Step("before", print, given={"seed": 2}),)},
+])  # fmt: skip
+def test_whatever_a_step_depends_on_is_in_its_key(change):
+    before = Step("before", print, given={"seed": 1})
+    step = Step("x", print, after=(before,), given={"model": ModelConfig()}, code=("model",))
+    assert replace(step).key == step.key != replace(step, **change).key
+
+
+def test_a_step_that_was_killed_goes_on_or_begins_anew():
+    def compute(folder):
+        found.append((folder / "half").exists())
+        (folder / "half").write_text("")
+        if len(found) < 2:
+            raise KeyboardInterrupt
+
+    for resume in (True, False):
+        found = []
+        step = Step(f"x{resume}", compute, resume=resume)
+        with pytest.raises(KeyboardInterrupt):
+            step.folder()
+        step.folder()
+        assert found == [False, resume]
+
+
+def test_a_cache_of_another_house_is_left_alone(root):
+    """A folder of the same name whose key, or whose files, are those of older code."""
+    step = word("new")
+    old = root / "build" / "cells" / "word-0123456789"
+    old.mkdir(parents=True)
+    (old / "config.json").write_text('{"step": "word", "code": "older"}')
+    (old / "word").write_text("old")
+    assert (step.folder() / "word").read_text() == "new"
+    assert (old / "word").read_text() == "old"
+
+
+MADE = []
+
+
+def numbered(settings: Settings, number: int, seed: int) -> Step:
+    def compute(folder):
+        if number == 13:
+            raise ValueError("no luck")
+        MADE.append(number)
+
+    return Step(f"numbered-{number}", compute, given={"seed": seed})
+
+
+def test_of_many_only_those_are_computed_that_are_missing(capsys):
+    MADE.clear()
+    settings = Settings("tiny")
+    first = numbered(settings, 2, 0).folder()
+    folders = in_parallel(numbered, settings, [(n, 0) for n in range(4)], "numbers")
+    assert sorted(MADE) == [0, 1, 2, 3] and folders[2] == first
+    assert [folder.name.split("-")[1] for folder in folders] == ["0", "1", "2", "3"]
+    in_parallel(numbered, settings, [(n, 0) for n in range(4)], "numbers")
+    assert len(MADE) == 4
+
+
+def test_an_error_names_its_step_and_task():
+    with pytest.raises(ValueError, match="no luck") as error:
+        in_parallel(numbered, Settings("tiny"), [(13, 5)], "numbers")
+    assert error.value.__notes__ == ["numbered 13 seed 5"]
+
+
+def test_code_is_that_of_modules_and_of_all_that_they_build_on():
+    assert store.imported("ctc") == {"ctc", "speech.text"}
+    everything = store.imported("acquisition")
+    assert {"gradients", "decoding", "ctc", "model", "speech.features"} <= everything
+    assert not any(name.startswith("workshop") for name in everything)
