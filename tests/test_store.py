@@ -65,7 +65,7 @@ def folders(path):
 
 def anew(monkeypatch):
     """As a new process, which has compared no checksums yet."""
-    monkeypatch.setattr(store, "_intact", set())
+    monkeypatch.setattr(store, "intact", set())
 
 
 def fill_two(folder):

@@ -2,8 +2,9 @@
 
     score(model, batch, **options) -> Tensor [B], higher = query first
 
-for every function, gradient-based ones too. The mathematics is in functions of tensors that a test
-can call with numbers worked by hand; the scores only fetch what these need from the model.
+for every function, gradient-based ones too. Where a score has mathematics of its own, they stand
+above it as a function of tensors, which a test can call with numbers worked by hand; the score only
+fetches what they need from the model.
 
 Legend: B batch, T frames, V symbols (0 = blank), K labelings.
 
@@ -19,14 +20,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .ctc import labelings_gradients, labelings_log_p, pad
+from .ctc import ctc_losses, labelings_gradients, pad
 from .decoding import n_best
 from .gradients import Tape, expected_gradient_length
 from .metrics import TARGETS, log_losses
 from .speech.features import Batch
 from .workshop.errors import UserError, one_of
 
-# ---------------------------------------------------------------- mathematics
+
+def random(model, batch: Batch, seed: int = 0) -> Tensor:
+    """Uniform in [0, 1), from the seed and the utterance's id alone."""
+    digests = (hashlib.sha256(f"{seed} {utt_id}".encode()).digest() for utt_id in batch.utt_ids)
+    return torch.tensor([int.from_bytes(d[:6], "big") / 2**48 for d in digests], dtype=torch.double)
 
 
 def mean_entropy(log_probs: Tensor) -> Tensor:
@@ -37,42 +42,17 @@ def mean_entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(dim=-1).mean(dim=-1)
 
 
+def entropy(model, batch: Batch) -> Tensor:
+    """Mean entropy of the frame posteriors."""
+    return mean_entropy(_posteriors(model(batch.features), batch))
+
+
 def path_ctc(log_p_best: Tensor, frames: int) -> Tensor:
     """pCTC: the CTC loss of the most likely labeling, per frame: [B] → [B], ≥ 0.
 
     −log p(y* | x) / T   (Huang et al. 2016, § 2.2).
     """
     return -log_p_best / frames
-
-
-def least_confidence_of(log_p_best: Tensor, lengths: Tensor) -> Tensor:
-    """1 − p(ŷ | x)^(1/|ŷ|): one minus the likeliest labeling's probability a label; [B] and [B]
-    lengths → [B], between 0 and 1."""
-    return -torch.expm1(log_p_best / lengths.clamp_min(1))
-
-
-def expected_squared_norm(log_p: Tensor, squared_norms: Tensor, renormalise=False) -> Tensor:
-    """Σ_k p_k ‖∇ℓ(x, y_k)‖²: [B, K] and [B, K] → [B]   (Huang et al. 2016, Eq. 4).
-
-    With ``renormalise`` the p_k are made to sum to 1 over the beam. This is EGL written out; the
-    score gets the same number from fewer backward passes (gradients.py).
-    """
-    total = (log_p.exp() * squared_norms).sum(dim=1)
-    return total / log_p.exp().sum(dim=1) if renormalise else total
-
-
-# ---------------------------------------------------------------- scores
-
-
-def random(model, batch: Batch, seed: int = 0) -> Tensor:
-    """Uniform in [0, 1), from the seed and the utterance's id alone."""
-    digests = (hashlib.sha256(f"{seed} {utt_id}".encode()).digest() for utt_id in batch.utt_ids)
-    return torch.tensor([int.from_bytes(d[:6], "big") / 2**48 for d in digests], dtype=torch.double)
-
-
-def entropy(model, batch: Batch) -> Tensor:
-    """Mean entropy of the frame posteriors."""
-    return mean_entropy(_posteriors(model(batch.features), batch))
 
 
 def pctc(model, batch: Batch, beam: int = 100) -> Tensor:
@@ -83,9 +63,9 @@ def pctc(model, batch: Batch, beam: int = 100) -> Tensor:
 
 
 def least_confidence(model, batch: Batch, beam: int = 100) -> Tensor:
-    """One minus the probability, a label, of the most likely labeling."""
+    """1 − p(ŷ | x)^(1/|ŷ|): one minus the most likely labeling's probability a label, in [0, 1]."""
     best = n_best(_posteriors(model(batch.features), batch), k=1, beam=beam)
-    return least_confidence_of(best.log_p[:, 0], best.lengths[:, 0])
+    return -torch.expm1(best.log_p[:, 0] / best.lengths[:, 0].clamp_min(1))
 
 
 def estimated_loss(model, batch: Batch, beam: int = 100, target: str = "token") -> Tensor:
@@ -111,15 +91,24 @@ def loss_prediction(model, batch: Batch, target: str = "token") -> Tensor:
     return _numbers(model.predicted_losses(batch.features), batch)[:, TARGETS.index(target)]
 
 
+def expected_squared_norm(log_p: Tensor, squared_norms: Tensor, renormalise=False) -> Tensor:
+    """Σ_k p_k ‖∇ℓ(x, y_k)‖²: [B, K] and [B, K] → [B]   (Huang et al. 2016, Eq. 4).
+
+    With ``renormalise`` the p_k are made to sum to 1 over the beam. This is EGL written out;
+    :func:`egl` gets the same number from fewer backward passes (gradients.py).
+    """
+    total = (log_p.exp() * squared_norms).sum(dim=1)
+    return total / log_p.exp().sum(dim=1) if renormalise else total
+
+
 def egl(
     model, batch: Batch, labelings=100, method="rank", directions=5, seed=0, renormalise=False
 ) -> Tensor:
     """Expected Gradient Length over the ``labelings`` most probable transcripts.
 
-    Squared norms over *all* parameters; ``method`` and ``directions`` say how the sum is computed,
-    see :func:`alspeech.gradients.expected_gradient_length`. As printed in the paper the p_k are
-    the model's own, so that what the beam misses counts as zero; ``renormalise`` makes them sum
-    to 1.
+    Squared norms over *all* parameters; ``method`` and ``directions`` say how the sum is computed
+    (:func:`alspeech.gradients.expected_gradient_length`). As printed in the paper the p_k are the
+    model's own, so that what the beam misses counts as zero; ``renormalise`` makes them sum to 1.
     """
     tape = Tape(model, batch.features)
     hypotheses = n_best(_posteriors(tape.logits, batch), labelings)
@@ -136,13 +125,13 @@ def gradient_length(model, batch: Batch) -> Tensor:
     """
     tape = Tape(model, batch.features)
     log_probs = _posteriors(tape.logits, batch)
-    padded, lengths = (x[:, None] for x in pad(batch.labels))  # K = 1
-    for b in labelings_log_p(log_probs, padded, lengths).isneginf().nonzero()[:, 0]:
+    for b in ctc_losses(log_probs, batch.labels).isinf().nonzero()[:, 0]:
         raise UserError(
-            f"utterance {batch.utt_ids[b]}: its {lengths[b].item()} labels do not fit "
+            f"utterance {batch.utt_ids[b]}: its {len(batch.labels[b])} labels do not fit "
             f"{log_probs.shape[1]} frames: check its transcript and duration"
         )
-    return tape.squared_norms(labelings_gradients(log_probs, padded, lengths))[:, 0]
+    labels, lengths = (x[:, None] for x in pad(batch.labels))  # K = 1
+    return tape.squared_norms(labelings_gradients(log_probs, labels, lengths))[:, 0]
 
 
 def _posteriors(logits: Tensor, batch: Batch) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
-import time
+import timeit
+from functools import partial
 
 import pandas as pd
 import torch
@@ -27,6 +27,7 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
     """
     # like every other score; make runs two notebooks at once, and their threads would be too many
     torch.set_num_threads(1)
+    egl = partial(ACQUISITIONS["egl"], model, labelings=labelings)
     left, parts = [], []
     for batch in batches:
         with torch.no_grad():
@@ -34,42 +35,30 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
             hypotheses = n_best(tape.logits.log_softmax(-1), labelings)
             shares = principal_directions(weighted_gradients(tape.logits, hypotheses))[0]
         left.append(functional.pad(shares, (1, 0), value=1.0))
-        options = {"exact": {"method": "exact"}, **{R: {"directions": R} for R in counts}}
-        exact = ACQUISITIONS["egl"](model, batch, labelings, method="exact")
-        for name, chosen in options.items():
-            ACQUISITIONS["egl"](model, batch, labelings, **chosen)  # warm-up
-            begun = time.perf_counter()
-            score = ACQUISITIONS["egl"](model, batch, labelings, **chosen)
-            ms = 1e3 * (time.perf_counter() - begun) / len(batch)
-            columns = {"directions": name, "score": score, "exact": exact, "ms": ms}
-            parts.append(pd.DataFrame(columns))
-        begun = time.perf_counter()
-        plain = plain_egl(model, batch.features[:1], hypotheses)
-        ms = 1e3 * (time.perf_counter() - begun)
-        columns = {"directions": "plain", "score": plain, "exact": exact[:1], "ms": ms}
-        parts.append(pd.DataFrame(columns))
+        calls = {"exact": partial(egl, batch, method="exact")}
+        calls |= {R: partial(egl, batch, directions=R) for R in counts}
+        calls["plain"] = partial(plain_egl, model, batch.features[:1], hypotheses)
+        scores = {name: call() for name, call in calls.items()}  # a warm-up, too
+        for name, call in calls.items():
+            exact = scores["exact"][: 1 if name == "plain" else None]
+            ms = 1e3 * timeit.timeit(call, number=1) / len(exact)
+            row = {"directions": name, "score": scores[name], "exact": exact, "ms": ms}
+            parts.append(pd.DataFrame(row))
     return pd.DataFrame(torch.cat(left).numpy()), pd.concat(parts, ignore_index=True)
 
 
 def scoring_cost(model, batches, strategies, settings: Settings) -> pd.DataFrame:
     """Milliseconds an utterance of the model's forward pass and of each strategy's score, and in
     forward passes; the median of three times through the batches, on one thread."""
-
     torch.set_num_threads(1)
     calls = {"forward pass": lambda batch: model(batch.features)}
     for name in strategies:
-        options = score_options(settings, name, 0)
-        calls[name] = functools.partial(ACQUISITIONS[name], model, **options)
-    utterances, rows = sum(map(len, batches)), {}
+        calls[name] = partial(ACQUISITIONS[name], model, **score_options(settings, name, 0))
+
+    def ms_an_utterance(call) -> float:
+        seconds = timeit.repeat(lambda: [*map(call, batches)], number=1, repeat=4)
+        return 1e3 * statistics.median(seconds[1:]) / sum(map(len, batches))  # after a warm-up
+
     with torch.no_grad():
-        for name, call in calls.items():
-            seconds = []
-            for _ in range(4):  # the first is a warm-up
-                begun = time.perf_counter()
-                for batch in batches:
-                    call(batch)
-                seconds.append(time.perf_counter() - begun)
-            rows[name] = {"ms an utterance": 1e3 * statistics.median(seconds[1:]) / utterances}
-    table = pd.DataFrame(rows).T
-    table["forward passes"] = table["ms an utterance"] / table["ms an utterance"].iloc[0]
-    return table
+        ms = pd.Series({name: ms_an_utterance(call) for name, call in calls.items()})
+    return pd.DataFrame({"ms an utterance": ms, "forward passes": ms / ms.iloc[0]})

@@ -62,28 +62,22 @@ def n_best(log_probs: torch.Tensor, k: int = 100, beam: int | None = None) -> Hy
     if torch.isnan(log_probs).any():
         bad = torch.isnan(log_probs).flatten(1).any(dim=1).nonzero()[0].item()
         raise ValueError(f"posteriors of utterance {bad} of the batch hold NaN")
-    found = [_prefix_beam_search(frames, beam) for frames in _probabilities(log_probs)]
+    probs = log_probs.detach().double().exp().cpu().numpy()
+    found = [_prefix_beam_search(frames, beam) for frames in probs]
     B, width = len(found), max(1, max(int(lengths[:k].max()) for _, lengths in found))
     labels = np.zeros((B, k, width), np.int64)
-    lengths = np.zeros((B, k), np.int64)
-    exists = np.zeros((B, k), bool)
+    lengths = np.full((B, k), -1)  # that there is none
     for b, (symbols, count) in enumerate(found):
         n = min(k, len(count))
         used = min(width, symbols.shape[1])
         labels[b, :n, :used] = symbols[:n, :used]
         lengths[b, :n] = count[:n]
-        exists[b, :n] = True
-    device = log_probs.device
-    labels, lengths = (torch.from_numpy(a).to(device) for a in (labels, lengths))
-    log_p = labelings_log_p(log_probs, labels, lengths)
-    log_p = log_p.masked_fill(~torch.from_numpy(exists).to(device), -torch.inf)
+    labels, lengths = (torch.from_numpy(a).to(log_probs.device) for a in (labels, lengths))
+    none, lengths = lengths < 0, lengths.clamp_min(0)
+    log_p = labelings_log_p(log_probs, labels, lengths).masked_fill(none, -torch.inf)
     log_p, order = log_p.sort(dim=1, descending=True, stable=True)
     labels = labels.gather(1, order[..., None].expand_as(labels))
     return Hypotheses(labels, lengths.gather(1, order), log_p)
-
-
-def _probabilities(log_probs: torch.Tensor) -> np.ndarray:
-    return log_probs.detach().double().exp().cpu().numpy()
 
 
 @numba.njit(cache=True)
@@ -116,21 +110,19 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
     that is sure to be dropped. This drops nothing that a full search would keep.
     """
     T, V = probs.shape
-    # the trie of all prefixes that ever were in the beam: node 0 is the empty prefix
+    # the trie of all prefixes that ever were in the beam: node 0 is the empty prefix, whose last
+    # symbol counts as 0
     parent_of = np.zeros(T * beam + 1, np.int64)
     symbol_of = np.zeros(T * beam + 1, np.int64)
+    length_of = np.zeros(T * beam + 1, np.int64)
+    key_of = np.zeros(T * beam + 1, np.uint64)
+    key_of[0] = np.uint64(1469598103934665603)
     nodes = 1
 
-    node = np.zeros(beam, np.int64)
-    key = np.zeros(beam, np.uint64)
-    parent_key = np.zeros(beam, np.uint64)
-    symbol = np.full(beam, -1, np.int64)
-    length = np.zeros(beam, np.int64)
+    node = np.zeros(1, np.int64)  # of each prefix in the beam
     blank = np.zeros(beam)
     last = np.zeros(beam)
-    key[0] = np.uint64(1469598103934665603)
     blank[0] = 1.0
-    n = 1
 
     taken = np.zeros((beam, V), np.bool_)  # (prefix, symbol): is in the beam already
     room = 2 * beam
@@ -141,20 +133,21 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
     stay_last = np.zeros(beam)
 
     for t in range(T):
-        frame = probs[t]
+        frame, n = probs[t], len(node)
+        key, parent_key, symbol = key_of[node], key_of[parent_of[node]], symbol_of[node]
         # 1. every prefix stays: blank, or its last symbol once more
         for i in range(n):
             total = blank[i] + last[i]
             stay_blank[i] = total * frame[0]
-            stay_last[i] = last[i] * frame[symbol[i]] if symbol[i] >= 0 else 0.0
+            stay_last[i] = last[i] * frame[symbol[i]]
             taken[i, :] = False
         # 2. a prefix that grows into another one of the beam
         for j in range(n):
-            if symbol[j] < 0:
+            c = symbol[j]
+            if c == 0:
                 continue
             for i in range(n):
                 if key[i] == parent_key[j]:
-                    c = symbol[j]
                     source = blank[i] if c == symbol[i] else blank[i] + last[i]
                     stay_last[j] += source * frame[c]
                     taken[i, c] = True
@@ -194,50 +187,29 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
                     count += 1
         # 4. the best `beam` of them, scaled so that the best is 1 (no underflow over long audio)
         order = np.argsort(-candidate_p[:count], kind="mergesort")[:beam]
-        scale = 1.0 / candidate_p[order[0]] if candidate_p[order[0]] > 0 else 1.0
-        new_n = len(order)
-        new_node = np.empty(new_n, np.int64)
-        new_key = np.empty(new_n, np.uint64)
-        new_parent_key = np.empty(new_n, np.uint64)
-        new_symbol = np.empty(new_n, np.int64)
-        new_length = np.empty(new_n, np.int64)
-        new_blank = np.empty(new_n)
-        new_last = np.empty(new_n)
-        kept = 0
-        for rank in range(new_n):
-            o = order[rank]
+        order = order[candidate_p[order] > 0.0]
+        scale = 1.0 / candidate_p[order[0]] if len(order) > 0 else 1.0
+        before, node = node, np.empty(len(order), np.int64)
+        for rank, o in enumerate(order):
             i, c = candidate_prefix[o], candidate_symbol[o]
-            if candidate_p[o] <= 0.0:
-                continue
             if c == 0:
-                new_node[kept], new_key[kept] = node[i], key[i]
-                new_parent_key[kept], new_symbol[kept] = parent_key[i], symbol[i]
-                new_length[kept] = length[i]
-                new_blank[kept] = stay_blank[i] * scale
-                new_last[kept] = stay_last[i] * scale
+                node[rank] = before[i]
+                blank[rank] = stay_blank[i] * scale
+                last[rank] = stay_last[i] * scale
             else:
-                parent_of[nodes], symbol_of[nodes] = node[i], c
-                new_node[kept] = nodes
-                nodes += 1
+                node[rank] = nodes
+                blank[rank] = 0.0
+                last[rank] = candidate_p[o] * scale
+                parent_of[nodes], symbol_of[nodes] = before[i], c
+                length_of[nodes] = length_of[before[i]] + 1
                 mixed = (key[i] ^ np.uint64(c)) * np.uint64(1099511628211)
-                new_key[kept] = mixed ^ (mixed >> np.uint64(29))
-                new_parent_key[kept], new_symbol[kept] = key[i], c
-                new_length[kept] = length[i] + 1
-                new_blank[kept] = 0.0
-                new_last[kept] = candidate_p[o] * scale
-            kept += 1
-        n = kept
-        node[:n], key[:n], parent_key[:n] = new_node[:n], new_key[:n], new_parent_key[:n]
-        symbol[:n], length[:n] = new_symbol[:n], new_length[:n]
-        blank[:n], last[:n] = new_blank[:n], new_last[:n]
+                key_of[nodes] = mixed ^ (mixed >> np.uint64(29))
+                nodes += 1
 
-    longest = 1
-    for i in range(n):
-        longest = max(longest, length[i])
-    labels = np.zeros((n, longest), np.int64)
-    for i in range(n):
-        at = node[i]
-        for u in range(length[i] - 1, -1, -1):
+    lengths = length_of[node]
+    labels = np.zeros((len(node), np.append(lengths, 1).max()), np.int64)
+    for i, at in enumerate(node):
+        for u in range(lengths[i] - 1, -1, -1):
             labels[i, u] = symbol_of[at]
             at = parent_of[at]
-    return labels, length[:n].copy()
+    return labels, lengths

@@ -9,8 +9,8 @@ never computed twice. A killed run goes on from the last checkpoint of what it w
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import torch
@@ -20,7 +20,6 @@ from .acquisition import check_strategies
 from .model import DeepSpeech2
 from .querying import ALL, BASE, costly_first, query, score, score_options
 from .speech import corpus
-from .speech.corpus import features, prepare
 from .speech.text import ENGLISH
 from .training import device, load_weights, train_and_test
 from .workshop.config import Settings, load_settings
@@ -28,8 +27,6 @@ from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
 from .workshop.steps import Step, in_parallel
 from .workshop.store import Checkpoint, fingerprint, read_csv, torch_bytes, write_bytes
-
-# ---------------------------------------------------------------- base models
 
 
 def base_model(settings: Settings, seed: int) -> Step:
@@ -43,7 +40,7 @@ def base_model(settings: Settings, seed: int) -> Step:
     start = [base_model(load_settings(settings.start), seed)] if settings.start else []
 
     def compute(folder: Path) -> dict:
-        data = prepare(settings)
+        data = corpus.prepare(settings)
         model = new_model(settings, seed)
         metrics = train_and_test(
             folder, data, model, data.split("base"), config, seed=seed,
@@ -53,8 +50,8 @@ def base_model(settings: Settings, seed: int) -> Step:
         return metrics
 
     return Step(
-        f"base-seed{seed}", compute, after=(features(settings), *start), code=("model", "training"),
-        given={"model": settings.model, "training": config},
+        f"base-seed{seed}", compute, after=(corpus.features(settings), *start),
+        given={"model": settings.model, "training": config}, code=("model", "training"),
     )  # fmt: skip
 
 
@@ -83,9 +80,6 @@ def load_base(settings: Settings, seed: int) -> DeepSpeech2:
     return load_weights(model, base_model(settings, seed))
 
 
-# ---------------------------------------------------------------- scores
-
-
 def pool_scores(
     settings: Settings, strategy: str, seed: int, model: Step | None = None, load=load_base
 ) -> Step:
@@ -94,7 +88,7 @@ def pool_scores(
     options = score_options(settings, strategy, seed)
 
     def compute(folder: Path) -> dict:
-        data, model = prepare(settings), load(settings, seed)
+        data, model = corpus.prepare(settings), load(settings, seed)
         pool, checkpoint = data.split("pool"), Checkpoint(folder)
         scores = score(model, data.store, pool, strategy, checkpoint=checkpoint, **options)
         scores.to_csv(folder / "scores.csv")
@@ -116,11 +110,8 @@ def queried(settings: Settings, strategy: str, percent: float, seed: int) -> lis
     if strategy == BASE:
         return []
     if strategy == ALL:
-        return list(prepare(settings).split("pool")["utt_id"])
+        return list(corpus.prepare(settings).split("pool")["utt_id"])
     return query(read_scores(pool_scores(settings, strategy, seed).folder()), percent)
-
-
-# ---------------------------------------------------------------- cells
 
 
 def cell(settings: Settings, strategy: str, percent: float, seed: int) -> Step:
@@ -135,7 +126,7 @@ def cell(settings: Settings, strategy: str, percent: float, seed: int) -> Step:
     chosen = sorted(queried(settings, strategy, percent, seed))
 
     def compute(folder: Path) -> dict:
-        data, model = prepare(settings), load_base(settings, seed)
+        data, model = corpus.prepare(settings), load_base(settings, seed)
         return train_and_test(
             folder, data, model, data.labelled(chosen), config, seed=seed,
             epochs=config.epochs, rate=config.rate,
@@ -152,18 +143,6 @@ def grid(settings: Settings) -> list[tuple]:
         for seed in range(settings.seeds):
             cells += [(strategy, percent, seed) for strategy in settings.strategies]
     return cells + [(BASE, 0, seed) for seed in range(settings.seeds)]
-
-
-# ---------------------------------------------------------------- the whole
-
-
-@dataclass(frozen=True)
-class Results:
-    """The tables of a run. ``curves`` has a row a cell, ``scores`` a row a seed and utterance."""
-
-    curves: pd.DataFrame
-    scores: pd.DataFrame
-    folder: Path
 
 
 def base_models(settings: Settings) -> list[Path]:
@@ -185,15 +164,17 @@ def check(settings: Settings) -> str:
     return corpus.check(settings)
 
 
-def run(settings: Settings) -> Results:
+def run(settings: Settings) -> SimpleNamespace:
     """Everything from the corpus to the tables; what is done already is only read.
 
-    Writes ``results/<run>/error_curves.csv``, ``scores.csv`` and ``provenance.json``.
+    Writes ``error_curves.csv``, ``scores.csv`` and ``provenance.json`` into ``results/<run>``, and
+    returns it as ``folder``, with ``curves`` (a row a cell) and ``scores`` (a row a seed and
+    utterance).
     """
     begun = time.perf_counter()
     check_strategies(settings.strategies)
     tidy(settings)
-    data, scored, cells = prepare(settings), all_scores(settings), grid(settings)
+    data, scored, cells = corpus.prepare(settings), all_scores(settings), grid(settings)
     trained = in_parallel(cell, settings, cells, "cells")
     bought = [queried(settings, *what) for what in cells]
     strategies, seeds = settings.strategies, range(settings.seeds)
@@ -202,4 +183,4 @@ def run(settings: Settings) -> Results:
     scores = tables.scores(data, ("kind", "speaker", "snr_db", "duration", "text"), by_seed)
     found = {"error_curves": curves, "scores": scores}
     folder = publish(settings, found, "provenance", [*trained, *scored.values()], begun)
-    return Results(curves, scores, folder)
+    return SimpleNamespace(curves=curves, scores=scores, folder=folder)

@@ -53,9 +53,11 @@ class Tape:
         self._backward = []
         x = features[:, None]
         for number, (name, layer) in enumerate(model.layers.named_children()):
-            more = isinstance(layer, nn.Conv2d) and not _is_plain(layer)
-            if more or type(layer) not in RULES:
-                kind = type(layer).__name__ + more * " with bias, groups or dilation"
+            special = isinstance(layer, nn.Conv2d) and (
+                layer.bias is not None or layer.groups != 1 or layer.dilation != (1, 1)
+            )
+            if special or type(layer) not in RULES:
+                kind = type(layer).__name__ + special * " with bias, groups or dilation"
                 raise TypeError(f"no gradient rule for layer {name} ({kind})")
             self._last = layer, x
             x, backward = RULES[type(layer)](layer, x, number > 0)
@@ -148,10 +150,6 @@ def _to_sequence(layer, x, _need_input):
         return 0.0, by_channel.transpose(3, 4).contiguous().permute(0, 1, 4, 2, 3)
 
     return layer(x), backward
-
-
-def _is_plain(layer: nn.Conv2d) -> bool:
-    return layer.bias is None and layer.groups == 1 and layer.dilation == (1, 1)
 
 
 def _conv(layer, x, need_input):
@@ -261,14 +259,14 @@ def _gru_deltas(from_x, from_h, before, last_first):
 
     def deltas(out, who, w_h):
         to_x, to_h, keep = by_x[who, None], by_h[who, None], z[who, None]
-        result_x, result_h = (out.new_empty(*out.shape[:3], 3, H, dtype=w_h.dtype) for _ in "xh")
+        all_x, all_h = (out.new_empty(*out.shape[:3], 3, H, dtype=w_h.dtype) for _ in range(2))
         carried = torch.zeros_like(out[0])  # δh from the future
         for t in last_first:
             delta = out[t] + carried  # [B, R, H]
-            result_x[t] = delta[:, :, None] * to_x[:, :, t]
-            result_h[t] = delta[:, :, None] * to_h[:, :, t]
-            carried = delta * keep[:, :, t] + result_h[t].flatten(2) @ w_h
-        return result_x.flatten(3), result_h.flatten(3)
+            all_x[t] = delta[:, :, None] * to_x[:, :, t]
+            all_h[t] = delta[:, :, None] * to_h[:, :, t]
+            carried = delta * keep[:, :, t] + all_h[t].flatten(2) @ w_h
+        return all_x.flatten(3), all_h.flatten(3)
 
     return deltas
 
@@ -288,25 +286,23 @@ def _lstm_deltas(gates, last_first):
         cells[:, t] = cell
     less = lambda a, b: torch.addcmul(a, a, b, value=-1)  # a (1 − b)  # noqa: E731
     tanh_c = torch.tanh(cells)
-    by_cell = torch.stack(  # δ(pre-activations of i, f, g) / δc
-        [less(new, i), less(before * f, f), less(i, g * g)], dim=-2
-    )  # [B, T, 3, H]
+    # δ(pre-activations of i, f, g) / δc, [B, T, 3, H]
+    by_cell = torch.stack([less(new, i), less(before * f, f), less(i, g * g)], dim=-2)
     by_h = less(tanh_c * o, o)  # δ(pre-activation of o) / δh
     to_cell = less(o, tanh_c * tanh_c)  # δc / δh
 
     def deltas(out, who, w_h):
         T, B, R, H = out.shape
         all_gates = out.new_empty(T, B, R, 4, H, dtype=w_h.dtype)
-        frames = all_gates.flatten(3).flatten(1, 2).unbind(0)  # T × [B·R, 4·H]
+        frames = all_gates.view(T, B * R, 4 * H).unbind(0)
         exact = w_h.dtype == out.dtype  # else a frame's gates are computed and then rounded
         gates = all_gates if exact else out.new_empty(1, B, R, 4, H)
         factors = [a[who].transpose(0, 1).contiguous() for a in (to_cell, f, by_cell, by_h)]
         carried_h, carried_c = (torch.zeros_like(out[0]) for _ in range(2))  # from the future
-        arrays = (gates, out, carried_h, carried_c, *factors)
-        step = _lstm_step
+        step, arrays = _lstm_step, (gates, out, carried_h, carried_c, *factors)
         if out.device.type == "cpu":
             step, arrays = _lstm_step_compiled, [a.numpy() for a in arrays]
-        rounded, product = gates[0].flatten(2).flatten(0, 1), carried_h.flatten(0, 1)  # views
+        rounded, product = gates[0].view(B * R, 4 * H), carried_h.view(B * R, H)
         for t in last_first:
             step(t, t if exact else 0, *arrays)
             if exact:

@@ -19,12 +19,10 @@ from .speech.text import Alphabet, words
 
 def errors(reference: str, hypothesis: str) -> dict:
     """Edit errors and reference lengths of one utterance, in characters and in :func:`words`."""
-    in_words = (" ".join(words(reference)), " ".join(words(hypothesis)))
+    chars = jiwer.process_characters(reference, hypothesis)
+    in_words = jiwer.process_words(" ".join(words(reference)), " ".join(words(hypothesis)))
     row = {}
-    for unit, out in (
-        ("char", jiwer.process_characters(reference, hypothesis)),
-        ("word", jiwer.process_words(*in_words)),
-    ):
+    for unit, out in (("char", chars), ("word", in_words)):
         row[f"{unit}_errors"] = out.substitutions + out.deletions + out.insertions
         row[f"{unit}s"] = out.hits + out.substitutions + out.deletions
     return row
@@ -56,16 +54,13 @@ def evaluate(
     rows = []
     for part in store.batches(utterances, batch, alphabet.encode):
         log_probs = model(part.features.to(device)).float().log_softmax(-1)
-        losses = ctc_losses(log_probs, part.labels).tolist()
-        for utt_id, loss, path in zip(
-            part.utt_ids, losses, best_path(log_probs).tolist(), strict=True
-        ):
+        found = (ctc_losses(log_probs, part.labels), best_path(log_probs))
+        for utt_id, loss, path in zip(part.utt_ids, *(x.tolist() for x in found), strict=True):
             # spaces at the ends are no words; jiwer's word count ignores them, CER should too
             hypothesis = alphabet.collapse(path).strip()
             counts = errors(texts[utt_id], hypothesis)
             rows.append({"utt_id": utt_id, "ctc": loss, "hypothesis": hypothesis, **counts})
-    frame = pd.DataFrame(rows).set_index("utt_id").loc[utterances["utt_id"]]
-    return frame.reset_index()
+    return pd.DataFrame(rows).set_index("utt_id").loc[utterances["utt_id"]].reset_index()
 
 
 def summarise(evaluated: pd.DataFrame) -> dict:

@@ -61,9 +61,8 @@ def score(
 
 def rank(scores: pd.Series) -> pd.Series:
     """Ranks from 0 (queried first); equal scores in the order of their ids."""
-    by_id = scores.sort_index()
-    order = by_id.sort_values(ascending=False, kind="stable").index
-    return pd.Series(range(len(order)), index=order, name="rank").loc[scores.index]
+    ranks = scores.sort_index().rank(method="first", ascending=False, na_option="bottom")
+    return ranks.astype(int).sub(1).rename("rank").loc[scores.index]
 
 
 def query(scores: pd.Series, percent: float) -> list[str]:

@@ -39,10 +39,8 @@ def paired_difference(curves: pd.DataFrame, a: str, b: str, metric: str) -> pd.D
     Returns ``query_percent, difference, low, high`` (95 % interval of the mean over seeds).
     """
     wide = curves.pivot_table(metric, ["query_percent", "seed"], "strategy")
-    rows = [
-        (percent, *interval(part))
-        for percent, part in (wide[a] - wide[b]).dropna().groupby(level="query_percent")
-    ]
+    differences = (wide[a] - wide[b]).dropna().groupby(level="query_percent")
+    rows = [(percent, *interval(part)) for percent, part in differences]
     return pd.DataFrame(rows, columns=["query_percent", "difference", "low", "high"])
 
 

@@ -54,15 +54,13 @@ def scores(data: Corpus, columns: tuple, by_seed: dict[int, list[pd.Series]]) ->
 def table1(curves: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """Table 1: mean and 95 % interval over seeds of CTC, CER and WER by strategy and percentage,
     with the paper's values (``<metric>_paper``) where it has them."""
-    rows = []
-    for (strategy, percent), part in curves.groupby(["strategy", "query_percent"], sort=False):
+    rows, by = [], ["strategy", "query_percent"]
+    for (strategy, percent), part in curves.groupby(by, sort=False):
         row = {"strategy": strategy, "query_percent": percent, "seeds": len(part)}
         for metric in METRICS:
             row |= bounds(metric, part[metric])
         rows.append(row)
-    return pd.DataFrame(rows).merge(
-        paper, "left", ["strategy", "query_percent"], suffixes=("", "_paper")
-    )
+    return pd.DataFrame(rows).merge(paper, "left", by, suffixes=("", "_paper"))
 
 
 def write_table1(output: Path, curves: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:

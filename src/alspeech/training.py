@@ -6,7 +6,6 @@ a process (experiment.py runs a process a core).
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -50,8 +49,9 @@ def autocast(device: torch.device | str):
     return torch.autocast(kind, torch.bfloat16, enabled=has_bf16(device))
 
 
-def ctc_loss(model, batch, device) -> torch.Tensor:
-    """Mean CTC loss of a batch in nats an utterance; a transcript that fits no path counts 0."""
+def ctc_loss(model, batch, device, progress: float = 0.0) -> torch.Tensor:
+    """Mean CTC loss of a batch in nats an utterance; a transcript that fits no path counts 0. (As
+    an objective of :func:`fit` it is told the ``progress``, too: it has no use for it.)"""
     with autocast(device):
         logits = model(batch.features)
     return ctc_losses(logits.float().log_softmax(-1), batch.labels, zero_infinity=True).mean()
@@ -90,9 +90,9 @@ def fit(
     takes the shortest utterances first (SortaGrad, Amodei et al. 2016). ``seed`` fixes order and
     masks. ``objective(model, batch, device, progress)`` gives the loss to minimise, the CTC loss if
     it is None; ``progress`` is the share of the training that is done. ``report(row)`` is called
-    after each pass. With ``checkpoint`` an interrupted training
-    goes on from the last batch that was saved, and ends with the bits of an undisturbed one (on a
-    CPU; a GPU's sums are not reproducible to the bit in the first place).
+    after each pass. With ``checkpoint`` an interrupted training goes on from the last batch that
+    was saved, and ends with the bits of an undisturbed one (on a CPU; a GPU's sums are not
+    reproducible to the bit in the first place).
 
     Returns a row a pass: ``epoch, train_loss, validation_loss`` (nats an utterance). Raises
     ``UserError`` when the loss is no longer finite.
@@ -107,46 +107,26 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps + 1, pct_start=0.15, anneal_strategy="linear"
     )
-    best, best_loss, best_epoch, history = None, math.inf, 0, []
-    first, done, total = 1, 0, 0.0
-
+    best, history, first, done, total = {"loss": math.inf, "epoch": 0}, [], 1, 0, 0.0
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if saved := checkpoint and checkpoint.load():
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
         masks.set_state(saved["masks"])
         torch.set_rng_state(saved["torch"])
         torch.cuda.set_rng_state_all(saved["cuda"])
-        order.bit_generator.state = json.loads(saved["order"])
-        best, best_loss, best_epoch = saved["best"], saved["best_loss"], saved["best_epoch"]
-        history, first = saved["history"], saved["epoch"]
-        done, total = saved["done"], saved["total"]
+        best, history, first, done, total = saved["progress"]
 
-    def save() -> None:
-        checkpoint.save({
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "masks": masks.get_state(),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
-            "order": json.dumps(order_of_pass),
-            "best": best, "best_loss": best_loss, "best_epoch": best_epoch,
-            "history": history, "epoch": epoch, "done": done, "total": total,
-        })  # fmt: skip
-
-    for epoch in range(first, epochs + 1):
-        model.train()
-        order_of_pass = order.bit_generator.state  # drawing the groups again moves it on again
+    for epoch in range(1, epochs + 1):
         groups = store.groups(train, config.batch, None if epoch == 1 else order)
+        if epoch < first:
+            continue  # done before the interruption: drawn again only for the orders that follow
+        model.train()
         for index in groups[done:]:
             batch = store.batch(train.iloc[index], alphabet.encode)
             masked = spec_augment(batch.features, config, masks)
             batch = replace(batch, features=masked.to(device))
-            if objective is None:
-                loss = ctc_loss(model, batch, device)
-            else:
-                loss = objective(model, batch, device, schedule.last_epoch / steps)
+            loss = (objective or ctc_loss)(model, batch, device, schedule.last_epoch / steps)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"the training loss is {loss.item()} in pass {epoch}, utterances "
@@ -160,19 +140,24 @@ def fit(
             total += loss.item() * len(batch)
             done += 1
             if checkpoint and checkpoint.due():
-                save()
-        checked = validation_loss(model, store, validation, alphabet)
-        losses = {"train_loss": total / len(train), "validation_loss": checked}
-        history.append({"epoch": epoch, **losses})
+                checkpoint.save({
+                    **{name: part.state_dict() for name, part in parts.items()},
+                    "masks": masks.get_state(),
+                    "torch": torch.get_rng_state(),
+                    "cuda": torch.cuda.get_rng_state_all(),
+                    "progress": (best, history, epoch, done, total),
+                })  # fmt: skip
+        loss = validation_loss(model, store, validation, alphabet)
+        history.append({"epoch": epoch, "train_loss": total / len(train), "validation_loss": loss})
         done, total = 0, 0.0
         if report:
             report(history[-1])
-        if checked < best_loss:
-            best_loss, best_epoch = checked, epoch
-            best = {name: value.clone() for name, value in model.state_dict().items()}
-        elif epoch - best_epoch >= config.patience:
+        if loss < best["loss"]:
+            weights = {name: value.clone() for name, value in model.state_dict().items()}
+            best = {"loss": loss, "epoch": epoch, "weights": weights}
+        elif epoch - best["epoch"] >= config.patience:
             break
-    model.load_state_dict(best)
+    model.load_state_dict(best["weights"])
     model.eval()
     return pd.DataFrame(history)
 

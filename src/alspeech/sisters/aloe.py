@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,6 @@ from ..workshop.steps import Step, in_parallel
 from ..workshop.store import Checkpoint, fingerprint, write_csv
 from .encoders import ENCODERS, PRETRAINED, embed, weights_file
 from .few_labels import ALL, MODES, RANDOM, SCORES, plateau, simulate, standardised
-
-# ---------------------------------------------------------------- embeddings
 
 PART = 500  # clips a task of embedding
 
@@ -73,7 +71,6 @@ def parts(settings: Settings, encoder: str) -> list[tuple]:
 
 def embeddings(settings: Settings, encoder: str) -> list[Path]:
     """Every clip's embedding, computed if it is not there yet; the parts' folders, in order."""
-    one_of("encoder", encoder, ENCODERS)
     if encoder.startswith("recogniser"):
         in_parallel(base_model, embedded(settings), [(0,)], "base model")
     tasks = parts(settings, encoder)
@@ -83,14 +80,10 @@ def embeddings(settings: Settings, encoder: str) -> list[Path]:
 def load(settings: Settings, task: str, encoder: str) -> tuple[clips.Task, np.ndarray]:
     """A task of the corpus, and its clips' embeddings [N, D], standardised over its pool."""
     chosen = clips.task(settings, task)
-    folders = [embeddings_part(settings, *part).folder() for part in parts(settings, encoder)]
-    vectors = np.concatenate([np.load(folder / "embeddings.npy") for folder in folders])
+    vectors = [np.load(folder / "embeddings.npy") for folder in embeddings(settings, encoder)]
     rows = pd.Index(clips.read(settings)[0]["clip_id"]).get_indexer(chosen.clips["clip_id"])
-    own = torch.from_numpy(vectors[rows])
+    own = torch.from_numpy(np.concatenate(vectors)[rows])
     return chosen, standardised(own, own[chosen.rows("pool")])
-
-
-# ---------------------------------------------------------------- cells
 
 
 def cell(settings: Settings, task: str, encoder: str, run: int) -> Step:
@@ -105,10 +98,10 @@ def cell(settings: Settings, task: str, encoder: str, run: int) -> Step:
     modes = MODES if first else MODES[:1]
 
     def compute(folder: Path) -> dict:
-        loaded = load(settings, task, encoder)
-        found = simulate(*loaded, [run], strategies, modes, config, "stop", Checkpoint(folder))
-        for name, table in zip(("curves", "queried"), found, strict=True):
-            write_csv(folder / f"{name}.csv", table)
+        what = (*load(settings, task, encoder), [run], strategies, modes, config)
+        curves, queried = simulate(*what, "stop", Checkpoint(folder))
+        write_csv(folder / "curves.csv", curves)
+        write_csv(folder / "queried.csv", queried)
         return {}
 
     protocol = ("steps", "seed_clips", "epochs", "batch", "rate")
@@ -122,9 +115,6 @@ def cell(settings: Settings, task: str, encoder: str, run: int) -> Step:
         },
         code=("sisters.few_labels",),
     )  # fmt: skip
-
-
-# ---------------------------------------------------------------- tables
 
 
 def runs_table(curves: pd.DataFrame, config: AloeConfig) -> pd.DataFrame:
@@ -224,22 +214,6 @@ def ended_early(runs: pd.DataFrame, config: AloeConfig) -> list[str]:
     ]
 
 
-# ---------------------------------------------------------------- the whole
-
-
-@dataclass(frozen=True)
-class Results:
-    """The tables of a run (see the functions above) and what is to be said of its tasks."""
-
-    curves: pd.DataFrame
-    runs: pd.DataFrame
-    table1: pd.DataFrame
-    table2: pd.DataFrame
-    tasks: dict
-    notes: tuple
-    folder: Path
-
-
 def check_names(config: AloeConfig) -> None:
     """Raise ``UserError`` for a strategy or an encoder that there is not."""
     for name in config.strategies:
@@ -260,11 +234,12 @@ def check(settings: Settings) -> str:
     return "\n".join([pd.DataFrame(rows).to_string(index=False), *notes])
 
 
-def run(settings: Settings) -> Results:
+def run(settings: Settings) -> SimpleNamespace:
     """Everything from the clips to the tables; what is done already is only read.
 
     Writes ``results/<run>/aloe_curves.csv``, ``aloe_runs.csv``, ``aloe_table1.csv``,
-    ``aloe_table2.csv`` and ``provenance_aloe.json``.
+    ``aloe_table2.csv`` and ``provenance_aloe.json``. Returns ``runs, table1, table2`` (see above),
+    ``curves`` (a row a learner and step), ``tasks`` by name, ``notes`` on them, and ``folder``.
     """
     begun, config = time.perf_counter(), settings.aloe
     check_names(config)
@@ -278,11 +253,9 @@ def run(settings: Settings) -> Results:
         for (task, encoder, _), folder in zip(cells, done, strict=True)
     ], ignore_index=True)  # fmt: skip
     runs = runs_table(curves, config)
-    tables = {
-        "aloe_curves": curves_table(curves), "aloe_runs": runs,
-        "aloe_table1": table1(runs, config.encoders[0]), "aloe_table2": table2(runs),
-    }  # fmt: skip
-    folder = publish(settings, tables, "provenance_aloe", folders + done, begun)
+    tables = {"runs": runs, "table1": table1(runs, config.encoders[0]), "table2": table2(runs)}
+    files = {f"aloe_{name}": table for name, table in tables.items()}
+    files["aloe_curves"] = curves_table(curves)
+    folder = publish(settings, files, "provenance_aloe", folders + done, begun)
     notes = (*(note for task in tasks.values() for note in task.notes), *ended_early(runs, config))
-    first, second = tables["aloe_table1"], tables["aloe_table2"]
-    return Results(curves, runs, first, second, tasks, notes, folder)
+    return SimpleNamespace(**tables, curves=curves, tasks=tasks, notes=notes, folder=folder)

@@ -27,7 +27,6 @@ from torch import Tensor
 from ..model import DeepSpeech2, SequenceNorm
 from ..speech.features import FeatureExtractor, group_by_length
 from ..speech.manifests import read_audio
-from ..training import device
 from ..workshop.config import Settings
 from ..workshop.errors import UserError
 
@@ -54,15 +53,10 @@ def by_length(inputs: list[Tensor], encode, size: int = 32) -> Tensor:
     return torch.stack([found[i] for i in range(len(inputs))])
 
 
-# ---------------------------------------------------------------- the companion's own recogniser
-
-
 def recogniser(_, base: DeepSpeech2, layers=(0, -1)) -> Encoder:
-    """What some layers of a base model read: [B, numbers].
-
-    The sequences that batch norm hands the recurrent layers and the last one are listed first to
-    last; of those named by ``layers``, mean and deviation over time. The first still has the voice
-    in it, the last hardly more than the words.
+    """What some layers of a base model read: [B, numbers]. The sequences that batch norm hands the
+    recurrent layers and the last one are listed first to last; of those named by ``layers``, mean
+    and deviation over time. The first still has the voice in it, the last hardly more than words.
     """
     extract, where = FeatureExtractor(base.config), next(base.parameters()).device
 
@@ -84,8 +78,6 @@ def log_mel(*_) -> Encoder:
     return each(lambda clip: statistics(torch.log(mel(clip).T[None] + 1e-6))[0])
 
 
-# ---------------------------------------------------------------- pretrained models
-
 PRETRAINED = {  # name: (torchaudio's bundle, the function that makes its model)
     "wav2vec2": (torchaudio.pipelines.WAV2VEC2_BASE, torchaudio.models.wav2vec2_base),
     "hubert": (torchaudio.pipelines.HUBERT_BASE, torchaudio.models.hubert_base),
@@ -100,10 +92,8 @@ def weights_file(settings: Settings, name: str) -> Path | None:
 
 
 def load_pretrained(settings: Settings, name: str, make=None) -> torch.nn.Module:
-    """A pretrained model in evaluation mode, its weights from a file or from their publisher.
-
-    Raises ``UserError`` where they cannot be had, or are those of another model.
-    """
+    """A pretrained model in evaluation mode, its weights from a file or from their publisher;
+    ``UserError`` where they cannot be had, or are those of another model."""
     bundle, factory = PRETRAINED[name]
     file = weights_file(settings, name)
     advice = (
@@ -127,7 +117,8 @@ def load_pretrained(settings: Settings, name: str, make=None) -> torch.nn.Module
 def layers_of(model: torch.nn.Module) -> Encoder:
     """The encoder that a wav2vec 2.0, HuBERT or WavLM model is: mean and deviation over frames of
     the mean of all transformer layers, [B, 1536] for the models above."""
-    model, where = model.to(device()), device()
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(where)
 
     @torch.no_grad()
     def encode(batch: Tensor) -> Tensor:
@@ -149,19 +140,12 @@ ENCODERS: dict[str, Callable[[Settings, DeepSpeech2 | None], Encoder]] = {
 }
 
 
-# ---------------------------------------------------------------- clips to embeddings
-
-
 def samples(clip) -> Tensor:
-    """A clip's samples [N] at 16 kHz; ``clip`` is a row of a table of clips.
-
-    Raises ``UserError`` for a file that cannot be read and for a clip shorter than 25 ms.
-    """
+    """Samples [N] at 16 kHz of a clip, a row of a table of clips. Raises ``UserError`` for a file
+    that cannot be read and for a clip shorter than 25 ms."""
     offset = 0.0 if pd.isna(clip.offset) else clip.offset
     audio, rate = read_audio(clip.path, offset, None if pd.isna(clip.duration) else clip.duration)
-    wave = torch.from_numpy(audio)
-    if rate != RATE:
-        wave = torchaudio.functional.resample(wave, rate, RATE)
+    wave = torchaudio.functional.resample(torch.from_numpy(audio), rate, RATE)
     if len(wave) < SHORTEST:
         raise UserError(
             f"clip {clip.clip_id}: {1000 * len(wave) / RATE:.0f} ms is too short for an encoder, "

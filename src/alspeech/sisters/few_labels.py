@@ -1,7 +1,7 @@
 """Few labels on a frozen encoder: the acquisition functions, the classifiers and the protocol.
 
 Legend: N clips, D numbers of an embedding, C classes, R learners (run × strategy × mode),
-P clips of the pool, E passes.
+P clips of the pool, E passes. A task is one of speech/clips.py.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..speech.clips import SPLITS, Task
 from ..workshop.config import AloeConfig
 from ..workshop.errors import UserError, one_of
 from ..workshop.store import Checkpoint
 
-# ---------------------------------------------------------------- acquisition
-# Of outputs u [P, C], probabilities unless a name says logits; higher = query first, always.
+# Acquisition, of outputs u [P, C], probabilities unless a name says logits: higher = query first.
 
 
 def smallest_margin(u: Tensor) -> Tensor:
@@ -76,9 +74,6 @@ def choose(scores: Tensor, predicted: Tensor, free: Tensor, mode: str) -> list[i
         return [int(scores.argmax())] if free.any() else []
     present = predicted[free].unique().tolist()
     return [int(scores.masked_fill(predicted != c, -math.inf).argmax()) for c in present]
-
-
-# ---------------------------------------------------------------- stacked linear classifiers
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
@@ -193,17 +188,13 @@ def train(
     rows = np.zeros((len(labelled), counts.max()), dtype=np.int64)
     order = np.zeros((len(labelled), config.epochs, counts.max()), dtype=np.int64)
     drawn = functools.lru_cache(orders)
-    W, b = map(
-        np.stack, zip(*(initial(run, step, classes, X.shape[1]) for run in runs), strict=True)
-    )
+    fresh = [initial(run, step, classes, X.shape[1]) for run in runs]
+    W, b = (np.stack(arrays) for arrays in zip(*fresh, strict=True))
     for r, (own, run) in enumerate(zip(labelled, runs, strict=True)):
         rows[r, : len(own)] = own
         order[r, :, : len(own)] = drawn(run, step, len(own), config.epochs)
     fit(W, b, X, y, rows, counts, order, config.batch, config.rate)
     return W, b
-
-
-# ---------------------------------------------------------------- the protocol
 
 
 def standardised(embeddings: Tensor, pool: Tensor) -> np.ndarray:
@@ -213,7 +204,7 @@ def standardised(embeddings: Tensor, pool: Tensor) -> np.ndarray:
     return np.ascontiguousarray(scaled.numpy(), dtype=np.float32)
 
 
-def seed_set(task: Task, run: int, clips: int) -> np.ndarray:
+def seed_set(task, run: int, clips: int) -> list[int]:
     """Rows of the clips labelled before the first step, so many of each class: the same for every
     strategy. Raises ``UserError`` for a class whose pool has fewer."""
     rng, pool, chosen = np.random.default_rng([run, 0]), task.rows("pool"), []
@@ -224,12 +215,12 @@ def seed_set(task: Task, run: int, clips: int) -> np.ndarray:
                 f"task {task.name}: class {c} has {len(own)} clips in the pool, {clips} are needed "
                 "to start from: add some, or lower aloe: seed_clips in the preset"
             )
-        chosen += list(rng.permutation(own)[:clips])
-    return np.array(chosen)
+        chosen += rng.permutation(own)[:clips].tolist()
+    return chosen
 
 
 def simulate(
-    task: Task, X: np.ndarray, runs, strategies, modes, config: AloeConfig,
+    task, X: np.ndarray, runs, strategies, modes, config: AloeConfig,
     exhausted: str = "raise", checkpoint: Checkpoint | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """The whole protocol for all ``runs`` × ``strategies`` × ``modes`` at once, on a task whose
@@ -249,7 +240,7 @@ def simulate(
     learners = [(mode, strategy, run) for run in runs for mode in modes for strategy in strategies]
     state = checkpoint and checkpoint.load()
     if state is None:
-        seeds = {run: seed_set(task, run, config.seed_clips).tolist() for run in runs}
+        seeds = {run: seed_set(task, run, config.seed_clips) for run in runs}
         state = {
             "step": 0, "active": list(range(len(learners))),
             "labelled": [list(seeds[run]) for *_, run in learners],
@@ -257,7 +248,7 @@ def simulate(
             "curves": [_bound(task, X, run, config) for run in runs],
         }  # fmt: skip
     labelled, curves, queried = state["labelled"], state["curves"], state["queried"]
-    splits = [task.rows(name) for name in SPLITS]
+    splits = [task.rows(name) for name in ("pool", "validation", "test")]
     rows, sizes, pool = np.concatenate(splits), list(map(len, splits)), splits[0]
     looked_at, truth = torch.from_numpy(X[rows]), torch.from_numpy(task.labels[rows])
     for step in range(state["step"], config.steps + 1):
@@ -303,12 +294,12 @@ def simulate(
     return table, pd.DataFrame(queried, columns=[*names, "row"])
 
 
-def _bound(task: Task, X: np.ndarray, run: int, config: AloeConfig) -> tuple:
+def _bound(task, X: np.ndarray, run: int, config: AloeConfig) -> tuple:
     """The curve's row of the classifier that has all labels of the pool."""
     pool = task.rows("pool")
     W, b = train(X, task.labels, len(task.classes), [pool], [run], 0, config)
     right = (X @ W[0].T + b[0]).argmax(axis=1) == task.labels
-    accuracies = [100 * float(right[task.rows(split)].mean()) for split in SPLITS[1:]]
+    accuracies = [100 * float(right[task.rows(split)].mean()) for split in ("validation", "test")]
     return (ALL, ALL, run, 0, len(pool), *accuracies)
 
 

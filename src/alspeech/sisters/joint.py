@@ -33,14 +33,9 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-# ---------------------------------------------------------------- attention
-
-
 class AttentionDecoder(nn.Module):
-    """p(y | x) = Π_u p(y_u | y_<u, x), symbol by symbol, each with a look at all frames.
-
-    The blank, which no transcript contains, starts a transcript and ends it.
-    """
+    """p(y | x) = Π_u p(y_u | y_<u, x), symbol by symbol, each with a look at all frames. The blank,
+    which no transcript contains, starts a transcript and ends it."""
 
     def __init__(self, inputs: int, hidden: int, symbols: int):
         super().__init__()
@@ -66,9 +61,6 @@ class AttentionDecoder(nn.Module):
         each = functional.cross_entropy(_wide(logits).mT, after, reduction="none")
         position = torch.arange(after.shape[1], device=after.device)
         return (each * (position <= lengths[:, None])).sum(dim=1)  # the end counts, too
-
-
-# ---------------------------------------------------------------- loss prediction
 
 
 class LossPredictor(nn.Module):
@@ -129,23 +121,16 @@ def ranking_loss(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Tensor
 
 
 def prediction_loss(predicted: Tensor, true: Tensor, criterion: str) -> Tensor:
-    """The loss of the loss predictor, of standardised logarithms [N, 2] both.
-
-    ``"smooth_l1"``, or ``"ranking"``; a single utterance makes no pair and falls back to the first.
-    """
+    """The loss of the loss predictor, of standardised logarithms [N, 2] both: ``"smooth_l1"``, or
+    ``"ranking"``; a single utterance makes no pair and falls back to the first."""
     if criterion == "ranking" and len(predicted) > 1:
         return ranking_loss(predicted, true)
     return functional.smooth_l1_loss(predicted, true)
 
 
-# ---------------------------------------------------------------- together
-
-
 class JointRecogniser(nn.Module):
-    """Deep Speech 2 with an attention decoder (where ``config.hybrid``) and a loss predictor.
-
-    As a recogniser it is its CTC branch; ``layers`` are those that gradients.py walks.
-    """
+    """Deep Speech 2 with an attention decoder (where ``config.hybrid``) and a loss predictor. As a
+    recogniser it is its CTC branch; ``layers`` are those that gradients.py walks."""
 
     def __init__(self, model: ModelConfig, config: LossPredictionConfig, symbols: int):
         super().__init__()
@@ -187,8 +172,7 @@ class JointRecogniser(nn.Module):
 
     @torch.no_grad()
     def true_losses(self, features: Tensor, labels) -> Tensor:
-        """:meth:`losses` of features [B, T, F] and their transcripts, a token and in all: [B, 2]
-        nats."""
+        """:meth:`losses` of features [B, T, F] and transcripts, a token and in all: [B, 2] nats."""
         _, encoded, logits = self.encode(features)
         return log_losses(self.losses(encoded, logits, labels), labels).exp()
 
@@ -212,15 +196,13 @@ def objective(model: JointRecogniser, batch, device, progress: float) -> Tensor:
     with autocast(device):
         taps, encoded, logits = model.encode(batch.features)
     losses = model.losses(encoded, logits, batch.labels, zero_infinity=True)
-    if config.weight == 0:
+    fitting = torch.tensor([fits(row, logits.shape[1]) for row in batch.labels], device=device)
+    if config.weight == 0 or not fitting.any():
         return losses.mean()
     if progress >= config.detach:
         taps = [tap.detach() for tap in taps]
-    fitting = torch.tensor([fits(row, logits.shape[1]) for row in batch.labels], device=device)
     with autocast(device):
         predicted = model.predictor(taps)[fitting]
-    if len(predicted) == 0:
-        return losses.mean()
     true = log_losses(losses, batch.labels)[fitting]
     true = model.predictor.standardise(true, learn=model.training)
     return losses.mean() + config.weight * prediction_loss(predicted, true, config.criterion)

@@ -29,14 +29,11 @@ NONE, BACK = "none of these", "back"  # buttons beside those of the classes
 
 
 class Labeller:
-    """Asks for one label at a time and keeps the answers.
-
-    ``clips`` is a table of clips (clips.py), ``embeddings`` [N, D] theirs, ``classes`` what a clip
-    may be, ``answers`` a file of JSON lines, made at the first answer. Until every class has been
-    heard, clips are asked for that lie farthest from those answered already; after that the one
-    that ``strategy`` scores highest. Raises ``UserError`` for a file of answers that is not this
-    one's.
-    """
+    """Asks for one label at a time and keeps the answers: ``clips`` is a table of clips (clips.py),
+    ``embeddings`` [N, D] theirs, ``classes`` what a clip may be, ``answers`` a file of JSON lines,
+    made at the first answer. Until every class has been heard, clips are asked for that lie
+    farthest from those answered already; after that the one that ``strategy`` scores highest.
+    Raises ``UserError`` for a file of answers that is not this one's."""
 
     def __init__(
         self, clips: pd.DataFrame, embeddings: Tensor, classes, answers: Path,
@@ -149,10 +146,8 @@ class Labeller:
         if self.asked is None:
             self.player.value = "every clip is answered"
             return
-        row = self.row[self.asked]
-        shown = self.clips.iloc[[row]]
+        shown = self.labels().iloc[[self.row[self.asked]]]
         if self.logits is not None:
-            guess = self.logits[row].softmax(dim=-1).max(dim=-1)
-            name = f"{self.classes[int(guess.indices)]} ({guess.values:.0%})"
-            shown = shown.assign(**{"it may be": name})
+            guess, share = shown[["prediction", "probability"]].iloc[0]
+            shown = shown.assign(**{"it may be": f"{guess} ({share:.0%})"})
         self.player.value = players(shown, [c for c in ("clip_id", "it may be") if c in shown]).data

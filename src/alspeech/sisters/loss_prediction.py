@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,6 @@ from ..experiment import read_scores
 from ..metrics import TARGETS
 from ..querying import ALL, BASE, costly_first, rank, score, score_options
 from ..speech import corpus
-from ..speech.corpus import Corpus, features, prepare
 from ..statistics import bounds, spearman
 from ..training import device, load_weights, train_and_test
 from ..workshop.config import LossPredictionConfig, Settings
@@ -45,9 +45,6 @@ def _options(settings: Settings, variant: str) -> LossPredictionConfig:
     return replace(settings.loss_prediction, **VARIANTS[variant])
 
 
-# ---------------------------------------------------------------- joint models
-
-
 def joint_model(settings: Settings, variant: str, seed: int) -> Step:
     """One seed's joint recogniser, trained on the base set.
 
@@ -58,13 +55,14 @@ def joint_model(settings: Settings, variant: str, seed: int) -> Step:
     kept = {name: value for name, value in options.items() if name not in later}
 
     def compute(folder: Path) -> dict:
-        data = prepare(settings)
+        data = corpus.prepare(settings)
         torch.manual_seed(seed)  # initial weights
         model = _untrained(settings, variant)
         return _train(folder, settings, data, data.split("base"), seed, model)
 
     return Step(
-        f"{variant}-seed{seed}", compute, after=(features(settings),), code=("sisters.joint",),
+        f"{variant}-seed{seed}", compute,
+        after=(corpus.features(settings),), code=("sisters.joint",),
         given={"model": settings.model, "training": settings.training, "loss_prediction": kept},
     )  # fmt: skip
 
@@ -82,16 +80,26 @@ def load_joint(settings: Settings, seed: int, variant: str = "joint") -> JointRe
 def predicted(settings: Settings, variant: str, seed: int) -> Step:
     """What a joint recogniser knows of utterances that it has not learned from.
 
-    Folder: ``predicted.csv``, true losses of the test utterances beside what predicts them;
-    ``scores.csv``, the pool's scores by entropy, a method that the rounds do without and the
-    rankings are held against.
+    Folder: ``predicted.csv``, a row a test utterance: the true loss (``true_token`` and
+    ``true_utterance``, nats), the predicted one, and what else may tell of it (``PREDICTORS``; EGL,
+    which costs most, of the joint model only); ``scores.csv``, the pool's scores by entropy, a
+    method that the rounds do without and the rankings are held against.
     """
 
     def compute(folder: Path) -> dict:
-        data, model = prepare(settings), load_joint(settings, seed, variant)
+        data, model, rows = corpus.prepare(settings), load_joint(settings, seed, variant), []
         test, pool = data.split("test"), data.split("pool")
-        found = predictions(model, data, test, egl=variant == "joint")
-        found.to_csv(folder / "predicted.csv", index=False)
+        for batch in data.store.batches(test, 32, data.alphabet.encode):
+            batch = batch.to(device())
+            true = model.true_losses(batch.features, batch.labels)
+            both = torch.cat([true, model.predicted_losses(batch.features)], dim=1)
+            rows += zip(batch.utt_ids, *both.T.tolist(), strict=True)
+        names = [f"{name}_{target}" for name in ("true", "predicted") for target in TARGETS]
+        losses = pd.DataFrame(rows, columns=["utt_id", *names]).set_index("utt_id")
+        without = ("duration",) if variant == "joint" else ("duration", "egl")
+        scores = [score(model, data.store, test, n) for n in PREDICTORS if n not in without]
+        table = test.set_index("utt_id")[["duration"]].join([losses, *scores])
+        table.reindex(columns=[*names, *PREDICTORS]).to_csv(folder / "predicted.csv")
         score(model, data.store, pool, "entropy").to_csv(folder / "scores.csv")
         return {"utterances": len(test) + len(pool)}
 
@@ -101,27 +109,9 @@ def predicted(settings: Settings, variant: str, seed: int) -> Step:
     )  # fmt: skip
 
 
-@torch.no_grad()
-def predictions(model: JointRecogniser, data, utterances: pd.DataFrame, egl=True) -> pd.DataFrame:
-    """A row an utterance of ``data`` (speech/corpus.py): ``utt_id``, the true loss (``true_token``,
-    ``true_utterance``, nats), the predicted one, and what else may tell of it (``PREDICTORS``; EGL,
-    which costs most, if asked)."""
-    model.eval()
-    device, rows = next(model.parameters()).device, []
-    for batch in data.store.batches(utterances, 32, data.alphabet.encode):
-        batch = batch.to(device)
-        true = model.true_losses(batch.features, batch.labels)
-        both = torch.cat([true, model.predicted_losses(batch.features)], dim=1)
-        rows += zip(batch.utt_ids, *both.T.tolist(), strict=True)
-    names = [f"{name}_{target}" for name in ("true", "predicted") for target in TARGETS]
-    losses = pd.DataFrame(rows, columns=["utt_id", *names]).set_index("utt_id")
-    scored = [name for name in PREDICTORS if name != "duration" and (egl or name != "egl")]
-    scores = [score(model, data.store, utterances, name) for name in scored]
-    table = utterances.set_index("utt_id")[["duration"]].join([losses, *scores])
-    return table.reindex(columns=[*names, *PREDICTORS]).reset_index()
-
-
-def _train(folder: Path, settings: Settings, data: Corpus, train, seed: int, model=None) -> dict:
+def _train(
+    folder: Path, settings: Settings, data: corpus.Corpus, train, seed: int, model=None
+) -> dict:
     """Train a new ``model``, or else the joint model on, as the experiment does but with the joint
     loss, and keep the weights; says how many losses taught the predictor nothing."""
     config = settings.training
@@ -135,9 +125,6 @@ def _train(folder: Path, settings: Settings, data: Corpus, train, seed: int, mod
     labels = train["text"].map(data.alphabet.encode)
     left_out = sum(not fits(row, T) for row, T in zip(labels, frames, strict=True))
     return {**metrics, "targets_left_out": left_out}
-
-
-# ---------------------------------------------------------------- rounds
 
 
 def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step:
@@ -154,7 +141,7 @@ def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step
     options = score_options(settings, strategy, seed)
 
     def compute(folder: Path) -> dict:
-        data = prepare(settings)
+        data = corpus.prepare(settings)
         pool, chosen = data.split("pool"), queried(before.folder())
         left = pool[~pool["utt_id"].isin(chosen)].reset_index(drop=True)
         if not (folder / "scores.csv").exists():  # a killed run may have left them
@@ -177,7 +164,7 @@ def whole_pool(settings: Settings, seed: int) -> Step:
     """Train on from the joint model with every label of the pool. Folder: as the last round's."""
 
     def compute(folder: Path) -> dict:
-        data = prepare(settings)
+        data = corpus.prepare(settings)
         pool = data.split("pool")
         write_csv(folder / "queried.csv", pool[["utt_id"]])
         train = pd.concat([data.split("base"), pool], ignore_index=True)
@@ -192,38 +179,24 @@ def queried(folder: Path) -> list[str]:
     return list(read_csv(path)["utt_id"]) if path.exists() else []
 
 
-# ---------------------------------------------------------------- everything
-
-
-@dataclass(frozen=True)
-class Results:
-    """The study's tables. ``curves`` has a row a strategy, round and seed; ``variants`` one a
-    recogniser and seed; ``predictions`` one a recogniser, seed and test utterance; ``scores`` one a
-    seed and pool utterance (of the first round)."""
-
-    curves: pd.DataFrame
-    variants: pd.DataFrame
-    predictions: pd.DataFrame
-    scores: pd.DataFrame
-    folder: Path
-
-
 def check(settings: Settings) -> str:
     """Prepare the corpus and say, for a person to read, what came of it."""
     check_strategies((*settings.strategies, *settings.loss_prediction.strategies))
     return corpus.check(settings)
 
 
-def run(settings: Settings) -> Results:
+def run(settings: Settings) -> SimpleNamespace:
     """Joint models, rounds and tables; what is done already is only read.
 
-    Writes ``results/<run>/lp_curves.csv``, ``lp_variants.csv``, ``lp_predictions.csv``,
-    ``lp_scores.csv`` and ``provenance_loss_prediction.json``.
+    Writes into ``results/<run>`` and returns, with that ``folder``, ``curves`` (lp_curves.csv: a
+    row a strategy, round and seed), ``variants`` (a recogniser and seed), ``predictions`` (a
+    recogniser, seed and test utterance) and ``scores`` (a seed and pool utterance, of the first
+    round); beside them ``provenance_loss_prediction.json``.
     """
     begun, options, seeds = time.perf_counter(), settings.loss_prediction, range(settings.seeds)
     check_strategies((*settings.strategies, *options.strategies))
     tidy(settings)
-    data = prepare(settings)
+    data = corpus.prepare(settings)
     sizes = [*map(len, data.store.groups(data.split("base"), settings.training.batch))]
     if 1 in sizes and options.criterion == "ranking":
         print(f"{sizes.count(1)} of {len(sizes)} base batches hold one utterance, which makes no "
@@ -246,22 +219,20 @@ def run(settings: Settings) -> Results:
     )
     curves = curves[[*curves.columns.difference(METRICS, sort=False), *METRICS]]
     # the joint model's scores of the whole pool: entropy, and those of the first round
-    first = [name for name in options.strategies if name != "entropy"]
-    scored = {
-        s: [known["joint", s], *(cells[n, options.rounds[0], s] for n in first)] for s in seeds
-    }
+    first = [(name, options.rounds[0]) for name in options.strategies if name != "entropy"]
+    scored = {s: [known["joint", s], *(cells[*what, s] for what in first)] for s in seeds}
     by_seed = {seed: [*map(read_scores, folders)] for seed, folders in scored.items()}
     scores = tables.scores(data, ("kind", "duration", "text"), by_seed)
-    of_models = _of_models(settings, data, models, known)
-    found = {"lp_curves": curves, **of_models, "lp_scores": scores}
+    found = {"curves": curves, **_of_models(settings, data, models, known), "scores": scores}
+    written = {f"lp_{name}": table for name, table in found.items()}
     steps = [*models.values(), *known.values(), *trained]
-    folder = publish(settings, found, "provenance_loss_prediction", steps, begun)
-    return Results(*found.values(), folder)
+    folder = publish(settings, written, "provenance_loss_prediction", steps, begun)
+    return SimpleNamespace(**found, folder=folder)
 
 
-def _of_models(settings: Settings, data: Corpus, models: dict, known: dict) -> dict:
-    """``lp_variants``: error rates and quality of prediction (see :func:`quality`) of every
-    recogniser and seed; ``lp_predictions``: what that is the quality of."""
+def _of_models(settings: Settings, data: corpus.Corpus, models: dict, known: dict) -> dict:
+    """``variants``: error rates and quality of prediction (see :func:`quality`) of every recogniser
+    and seed; ``predictions``: what that is the quality of."""
     variants, predictions = [], []
     for (variant, seed), folder in models.items():
         table = read_csv(known[variant, seed] / "predicted.csv").assign(seed=seed, variant=variant)
@@ -275,10 +246,7 @@ def _of_models(settings: Settings, data: Corpus, models: dict, known: dict) -> d
     told = ["utt_id", *(c for c in ("kind", "speaker", "snr_db", "text") if c in data.manifest)]
     test = data.split("test")[told]
     together = pd.concat(predictions, ignore_index=True).merge(test, on="utt_id")
-    return {"lp_variants": pd.DataFrame(variants), "lp_predictions": together}
-
-
-# ---------------------------------------------------------------- how good is a prediction?
+    return {"variants": pd.DataFrame(variants), "predictions": together}
 
 
 def quality(table: pd.DataFrame, predictor: str, target: str = "token") -> dict:

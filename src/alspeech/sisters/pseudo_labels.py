@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -37,9 +38,6 @@ from .slimipl import Monitor, Recipe, plan, train
 # what is compared when a share of the pool is labelled, and how pl_active.csv calls it: equal
 # updates in all, so that it is not the training's length that wins
 USES = {"supervised_longer": "labels alone", "hard": "and pseudo-labels"}
-
-# ---------------------------------------------------------------- the steps of one seed
-
 NOTHING = ("none", 0)  # no query: (strategy, percent)
 
 
@@ -197,9 +195,6 @@ def pseudo_labelled(
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- the comparison
-
-
 def tasks(settings: Settings) -> list[tuple]:
     """(regime, method, strategy, percent, seed) of every run, those that train longest first."""
     config, found = settings.pseudo_labels, []
@@ -213,22 +208,12 @@ def tasks(settings: Settings) -> list[tuple]:
     return sorted(found, key=cost, reverse=True)
 
 
-@dataclass(frozen=True)
-class Results:
-    """The tables of a run: ``runs`` has a row a run, ``monitor`` a row a measured step, ``active``
-    a row a query, seed and use of the rest (``labels alone`` or ``and pseudo-labels``)."""
-
-    runs: pd.DataFrame
-    monitor: pd.DataFrame
-    active: pd.DataFrame
-    folder: Path
-
-
-def run(settings: Settings) -> Results:
+def run(settings: Settings) -> SimpleNamespace:
     """Everything from the corpus to the tables; what is done already is only read.
 
-    Writes ``results/<run>/pl_runs.csv``, ``pl_monitor.csv``, ``pl_active.csv`` and
-    ``provenance_pseudo_labels.json``.
+    Writes into ``results/<run>`` and returns, with that ``folder``, ``runs`` (pl_runs.csv: a row a
+    run), ``monitor`` (a measured step) and ``active`` (a query, seed and use of the rest: ``labels
+    alone`` or ``and pseudo-labels``); beside them ``provenance_pseudo_labels.json``.
     """
     begun = time.perf_counter()
     check_names(settings)
@@ -241,10 +226,10 @@ def run(settings: Settings) -> Results:
     folders = in_parallel(pseudo_labelled, settings, todo, "pseudo-labels")
     ends = [("none", "warm_up", *NOTHING, seed) for seed in seeds]
     runs, monitor = _tables(settings, ends + todo, warm + folders)
-    found = {"pl_runs": runs, "pl_monitor": monitor, "pl_active": _active(settings, data, runs)}
-    steps = [*folders, *warm, *scored]
-    folder = publish(settings, found, "provenance_pseudo_labels", steps, begun)
-    return Results(*found.values(), folder)
+    found = {"runs": runs, "monitor": monitor, "active": _active(settings, data, runs)}
+    written = {f"pl_{name}": table for name, table in found.items()}
+    folder = publish(settings, written, "provenance_pseudo_labels", folders + warm + scored, begun)
+    return SimpleNamespace(**found, folder=folder)
 
 
 NAMES = ["regime", "method", "strategy", "query_percent", "seed"]
@@ -274,18 +259,16 @@ def _tables(settings: Settings, todo: list[tuple], folders: list) -> tuple:
 def _active(settings: Settings, data: Corpus, runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that the joined curve is made of; those without a query belong to every strategy."""
     durations = data.split("pool").set_index("utt_id")["duration"]
-    strategies, rows = settings.pseudo_labels.strategies, []
-    anchored = runs[(runs["regime"] == "anchored") & runs["method"].isin(USES)]
-    for row in anchored.to_dict("records"):
-        chosen = queried(settings, row["strategy"], row["query_percent"], row["seed"])
-        for strategy in [row["strategy"]] if row["strategy"] in strategies else strategies:
-            rows.append({
-                "strategy": strategy, "query_percent": row["query_percent"],
-                "use": USES[row["method"]], "seed": row["seed"],
-                **{name: row[name] for name in ("ctc", "cer", "wer", "collapsed_at")},
-                "n_utterances": len(chosen), "hours": durations.loc[chosen].sum() / 3600,
-            })  # fmt: skip
-    return pd.DataFrame(rows).sort_values(["strategy", "use", "query_percent", "seed"])
+    strategies = list(settings.pseudo_labels.strategies)
+    kept = runs[(runs["regime"] == "anchored") & runs["method"].isin(USES)]
+    chosen = [queried(settings, *what) for what in kept[NAMES[2:]].itertuples(index=False)]
+    table = kept.assign(
+        strategy=[[name] if name in strategies else strategies for name in kept["strategy"]],
+        use=kept["method"].map(USES), n_utterances=[*map(len, chosen)],
+        hours=[durations.loc[ids].sum() / 3600 for ids in chosen],
+    ).explode("strategy")  # fmt: skip
+    columns = "strategy query_percent use seed ctc cer wer collapsed_at n_utterances hours".split()
+    return table[columns].sort_values(["strategy", "use", "query_percent", "seed"])
 
 
 def pictures(settings: Settings, regime: str, method: str, seed: int) -> dict:

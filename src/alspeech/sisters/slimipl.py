@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,17 +57,9 @@ class Target:
 
 
 def soft_loss(log_probs: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """−mean over valid frames of Σ_v p_teacher log p_student, in nats a frame.
-
-    ``log_probs`` and ``teacher`` (probabilities) [B, T, V]; ``valid`` [B, T], False where a frame
-    is padding.
-    """
+    """−mean over frames of Σ_v p_teacher log p_student, in nats a frame: ``log_probs`` and
+    ``teacher`` (probabilities) [B, T, V]; ``valid`` [B, T], False where a frame is padding."""
     return -(teacher * log_probs).sum(dim=-1)[valid].mean()
-
-
-def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) in nats of two distributions over symbols [V]; 0 · log 0 = 0."""
-    return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum()
 
 
 def unsupervised_loss(
@@ -89,7 +80,8 @@ def unsupervised_loss(
         loss = loss + recipe.soft * frames * soft_loss(log_probs, teacher, valid)
     if recipe.prior:
         average = log_probs.exp()[valid].mean(dim=0)  # [V]
-        loss = loss + recipe.prior * frames * divergence(average, labelled)
+        terms = torch.special.xlogy(average, average) - torch.special.xlogy(average, labelled)
+        loss = loss + recipe.prior * frames * terms.sum()  # KL, with 0 · log 0 = 0
     return loss
 
 
@@ -166,11 +158,12 @@ class Cache:
         return old
 
 
-def passes(store: FeatureStore, utterances: pd.DataFrame, size: int, seed) -> Iterator[np.ndarray]:
-    """Row numbers of batches of one length, for ever: pass after pass, each in a random order."""
+def passes(store: FeatureStore, utterances: pd.DataFrame, size: int, seed, skip: int = 0):
+    """Row numbers of batches of one length, for ever: pass after pass, each in a random order; all
+    but the first ``skip`` batches."""
     rng = np.random.default_rng(seed)
-    while True:
-        yield from store.groups(utterances, size, rng)
+    endless = (rows for _ in itertools.count() for rows in store.groups(utterances, size, rng))
+    return itertools.islice(endless, skip, None)
 
 
 @torch.no_grad()
@@ -192,11 +185,6 @@ def plan(config: PseudoLabelConfig) -> list[str]:
     """What each step is: M supervised ones, then blocks of N_L supervised, N_U unsupervised."""
     block = [SUPERVISED] * config.supervised + [UNSUPERVISED] * config.unsupervised
     return [SUPERVISED] * config.warm_up + block * config.blocks
-
-
-def one_cycle(progress: float, peak: float) -> float:
-    """Learning rate that climbs to ``peak`` over the first 15 % and falls to 0 by the end."""
-    return peak * min(progress / 0.15, (1 - progress) / 0.85)
 
 
 def valid_frames(utterances: pd.DataFrame, config) -> np.ndarray:
@@ -225,8 +213,7 @@ def train(
     device, training = next(model.parameters()).device, settings.training
     config = settings.pseudo_labels
     torch.manual_seed(seed)  # dropout
-    generators = [torch.Generator().manual_seed(seed) for _ in range(3)]
-    masks, slots, samples = generators
+    masks, slots, samples = generators = [torch.Generator().manual_seed(seed) for _ in range(3)]
     if UNSUPERVISED in steps:
         check_unlabelled(data.store, unlabelled, settings)
     cache, prior, teacher = Cache(config.cache, config.replacement, slots), None, model
@@ -253,19 +240,8 @@ def train(
         torch.set_rng_state(saved["torch"])
         torch.cuda.set_rng_state_all(saved["cuda"])
     # from where an interrupted training was
-    known = passes(data.store, labelled, training.batch, [seed, 1])
-    known = itertools.islice(known, counts["labelled_updates"], None)
-    others = passes(data.store, unlabelled, training.batch, [seed, 2])
-    others = itertools.islice(others, counts["batches"], None)
-
-    def save(done: int) -> None:
-        checkpoint.save({
-            **{name: part.state_dict() for name, part in parts.items()},
-            "generators": [generator.get_state() for generator in generators],
-            "cache": [vars(target) for target in cache.targets],
-            "counts": counts, "step": done, "measured": measure.state,
-            "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(),
-        })  # fmt: skip
+    known = passes(data.store, labelled, training.batch, [seed, 1], counts["labelled_updates"])
+    others = passes(data.store, unlabelled, training.batch, [seed, 2], counts["batches"])
 
     def posteriors(features: Tensor, by) -> Tensor:
         with autocast(device):
@@ -313,7 +289,9 @@ def train(
                     f"the loss is {loss.item()} at step {step} ({steps[step]}): lower the learning "
                     f"rate ({config.rate})"
                 )
-            optimizer.param_groups[0]["lr"] = one_cycle((step + 1) / (len(steps) + 1), config.rate)
+            # one cycle: the rate climbs over the first 15 % and falls to 0 by the end
+            done = (step + 1) / (len(steps) + 1)
+            optimizer.param_groups[0]["lr"] = config.rate * min(done / 0.15, (1 - done) / 0.85)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
@@ -322,7 +300,13 @@ def train(
             if recipe.decay:
                 average(teacher, model, recipe.decay)
         if checkpoint.due():
-            save(step + 1)
+            checkpoint.save({
+                **{name: part.state_dict() for name, part in parts.items()},
+                "generators": [generator.get_state() for generator in generators],
+                "cache": [vars(target) for target in cache.targets],
+                "counts": counts, "step": step + 1, "measured": measure.state,
+                "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(),
+            })  # fmt: skip
     else:
         measure(model, len(steps))
     model.eval()
@@ -349,10 +333,8 @@ def check_unlabelled(store: FeatureStore, unlabelled: pd.DataFrame, settings: Se
 
 
 def entropies(log_probs: Tensor) -> tuple[float, float]:
-    """Entropy of the average distribution of frames [N, V], and their mean entropy, in nats.
-
-    The first is at least the second, and equal to it where all frames say the same.
-    """
+    """Entropy of the average distribution of frames [N, V], and their mean entropy, in nats. The
+    first is at least the second, and equal to it where all frames say the same."""
     probs = log_probs.exp()
     mean = probs.mean(dim=0)
     return float(torch.special.entr(mean).sum()), float(torch.special.entr(probs).sum(-1).mean())
@@ -367,9 +349,8 @@ def frames_of(model, store, utterances: pd.DataFrame, config) -> dict[str, Tenso
     found = {}
     for batch in store.batches(utterances, 32):
         log_probs = model(batch.features.to(device)).log_softmax(-1).cpu()
-        for utt_id, frames in zip(batch.utt_ids, log_probs, strict=True):
-            found[utt_id] = frames[: valid[utt_id]]
-    return found
+        found |= zip(batch.utt_ids, log_probs, strict=True)
+    return {utt_id: frames[: valid[utt_id]] for utt_id, frames in found.items()}
 
 
 class Monitor:
@@ -391,14 +372,13 @@ class Monitor:
         frames = frames_of(model, data.store, self.watched, self.settings.model)
         average, mean = entropies(torch.cat(list(frames.values())))
         blank = torch.cat([best_path(part) == BLANK for part in frames.values()])
-        texts = dict(zip(self.watched["utt_id"], self.watched["text"], strict=True))
+        texts = self.watched.set_index("utt_id")["text"]
         said = {name: data.alphabet.collapse(best_path(part)) for name, part in frames.items()}
         counts = pd.DataFrame([errors(texts[name], said[name].strip()) for name in said]).sum()
-        validation = evaluate(model, data.store, data.split("validation"), data.alphabet)
-        validated = summarise(validation)
-        rows.append({
+        validated = summarise(evaluate(model, data.store, data.split("validation"), data.alphabet))
+        row = {
             "step": step,
-            "blank_share": float(blank.float().mean()),
+            "blank_share": blank.float().mean(),
             "frame_entropy": mean,
             "average_entropy": average,
             "length_ratio": sum(map(len, said.values())) / max(1, counts["chars"]),
@@ -407,8 +387,8 @@ class Monitor:
             "pseudo_wer": 100 * counts["word_errors"] / max(1, counts["words"]),
             "validation_ctc": validated["ctc"],
             "validation_wer": validated["wer"],
-        })  # fmt: skip
-        rows[-1] = {name: float(value) for name, value in rows[-1].items()}
+        }
+        rows.append({name: float(value) for name, value in row.items()})
         self.state["posteriors"].append(frames[self.shown].exp())
         best = min(rows[1:] or rows, key=lambda row: row["validation_wer"])
         if best is rows[-1]:

@@ -4,9 +4,7 @@ A table of clips has a row a clip: ``clip_id`` (unique), ``path``, ``offset`` an
 (seconds), ``split`` (pool, validation, test; None where the corpus does not say), ``speaker``, and
 a column of labels for each task, NaN where a clip takes no part in it. Transcripts are not needed.
 
-Labels are read from the corpora that readers.py and corpus.py read, and from two collections of
-sounds, ESC-10 and VocalSound. The embedded corpus gives three tasks: which accent, which kind of
-voice, which first word.
+Labels are read from the corpora that corpus.py prepares and, of sounds, ESC-10 and VocalSound.
 """
 
 from __future__ import annotations
@@ -32,6 +30,8 @@ from .text import words
 
 SPLITS = ("pool", "validation", "test")
 SHARES = (0.6, 0.15, 0.25)  # of a task that is divided by us
+KEYWORDS = 10  # the most frequent first words; the rest is "(other)", as in Speech Commands
+COMMANDS = "yes no up down left right on off stop go".split()
 KEYS = ("clip_id", "path", "offset", "duration", "split", "speaker")
 SHOWN = ("text", "voice", "accent", "snr_db")  # of a clip that is played, where they are known
 # columns of a list of your own (CORPUS=jsonl) that are tasks
@@ -40,11 +40,8 @@ LABELS = ("label", "keyword", "digit", "accent", "emotion", "language", "kind", 
 
 @dataclass(frozen=True)
 class Task:
-    """A closed set of classes and the clips that have one of them.
-
-    ``clips`` has the columns above and ``label``, the class's number; ``notes`` say in words what
-    was done on the way.
-    """
+    """A closed set of classes and the clips that have one of them: ``clips`` has the columns above
+    and ``label``, the class's number; ``notes`` say in words what was done on the way."""
 
     name: str
     classes: tuple
@@ -66,16 +63,9 @@ class Task:
         return fingerprint(self.clips[["clip_id", "label", "split"]].to_dict("list"))
 
 
-# ---------------------------------------------------------------- the embedded corpus
-
-KEYWORDS = 10  # the most frequent first words; the rest is "(other)", as in Speech Commands
-
-
 def read_synthetic(settings: Settings) -> pd.DataFrame:
-    """Accent, kind of voice and first word of utterances spoken for this purpose.
-
-    In Mandarin the first character; and there is one accent only.
-    """
+    """Accent, kind of voice and first word of utterances spoken for this purpose; in Mandarin the
+    first character, and there is one accent only."""
     sizes = {name: getattr(settings.aloe, name) for name in SPLITS}
     build = replace(settings.build, base=0, **sizes)
     folder = Step(
@@ -112,9 +102,6 @@ def voice_kind(lines: str) -> str:
     return "female" if first.get("gender", [""])[0] == "female" else "male"
 
 
-# ---------------------------------------------------------------- recorded corpora
-
-
 def read_fsdd(settings: Settings) -> pd.DataFrame:
     """Which digit, which of six speakers: recordings 0-4 are the test, as is official."""
     table = fsdd.recordings(settings.data)
@@ -123,14 +110,11 @@ def read_fsdd(settings: Settings) -> pd.DataFrame:
     return table.assign(clip_id=stems, digit=table["digit"].astype(str))
 
 
-COMMANDS = "yes no up down left right on off stop go".split()
-
-
 def read_speechcommands(settings: Settings) -> pd.DataFrame:
     """All words, and the official twelve classes: ten commands, "(unknown)" and "(silence)"."""
     table = readers.read("speechcommands", settings.data).rows
-    table = table.assign(clip_id=table["utt_id"], word=table["text"])
-    table["split"] = table["split"].fillna("pool")
+    split = table["split"].fillna("pool")
+    table = table.assign(clip_id=table["utt_id"], word=table["text"], split=split)
     other = ~table["word"].isin(COMMANDS)
     # of 25 other words as many clips as of one command
     kept = ~other | (np.cumsum(other) % max(1, table["word"].nunique() - 10) == 0)
@@ -145,17 +129,12 @@ def read_speechcommands(settings: Settings) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(noise)], ignore_index=True)
 
 
-def read_jsonl(settings: Settings) -> pd.DataFrame:
-    """Any list of recordings with a column of labels, transcribed or not."""
-    table = readers.read("jsonl", settings.data, settings.build.outside).rows
-    table["split"] = table["split"].replace("base", "pool")
-    return table.assign(clip_id=table["utt_id"])
-
-
-def read_speakers(settings: Settings) -> pd.DataFrame:
-    """Whose voice; the corpus's own splits keep speakers apart, so clips are divided anew."""
+def read_utterances(settings: Settings) -> pd.DataFrame:
+    """Any list of recordings with a column of labels, transcribed or not; else whose voice: there
+    the corpus's own splits keep speakers apart, so clips are divided anew."""
     table = readers.read(settings.corpus, settings.data, settings.build.outside).rows
-    return table.assign(clip_id=table["utt_id"], split=None)
+    split = table["split"].replace("base", "pool") if settings.corpus == "jsonl" else None
+    return table.assign(clip_id=table["utt_id"], split=split)
 
 
 def read_esc10(settings: Settings) -> pd.DataFrame:
@@ -183,9 +162,8 @@ def read_esc10(settings: Settings) -> pd.DataFrame:
 def read_vocalsound(settings: Settings) -> pd.DataFrame:
     """Six human sounds; ``meta/`` (or ``datafiles/``) says which speaker is in which split."""
     data = Path(settings.data)
-    splits = {"tr": "pool", "val": "validation", "te": "test"}
     speaker_split = {}
-    for name, split in splits.items():
+    for name, split in {"tr": "pool", "val": "validation", "te": "test"}.items():
         meta, files = data / "meta" / f"{name}_meta.csv", data / "datafiles" / f"{name}.json"
         if meta.is_file():
             names = [line for _, line in readers.lines(meta)]
@@ -197,18 +175,16 @@ def read_vocalsound(settings: Settings) -> pd.DataFrame:
                 f"DATA is {CORPORA['vocalsound']}"
             )
         speaker_split |= {re.split("[,_]", name)[0]: split for name in names}
-    rows = []
-    for path in sorted(data.glob("audio_16k/*.wav")):
-        name = re.fullmatch(r"([fm]\d+)_\d+_([a-z]+)", path.stem)
-        if not name:
-            raise UserError(f"{path}: not named speaker_number_sound.wav: take it out")
-        speaker, sound = name.groups()
-        if speaker in speaker_split:
-            rows.append({"clip_id": path.stem, "path": str(path), "speaker": speaker,
-                         "split": speaker_split[speaker], "sound": sound})  # fmt: skip
-    if not rows:
+    paths = sorted(data.glob("audio_16k/*.wav"))
+    names = pd.Series([path.stem for path in paths], dtype=str)
+    table = names.str.extract(r"^(?P<speaker>[fm]\d+)_\d+_(?P<sound>[a-z]+)\Z")
+    for at in np.flatnonzero(table["sound"].isna()):
+        raise UserError(f"{paths[at]}: not named speaker_number_sound.wav: take it out")
+    split = table["speaker"].map(speaker_split)
+    table = table.assign(clip_id=names, path=[*map(str, paths)], split=split).dropna()
+    if table.empty:
         raise UserError(f"no recording in {data / 'audio_16k'}: DATA is {CORPORA['vocalsound']}")
-    return pd.DataFrame(rows)
+    return table
 
 
 # corpus: (reader, the columns that are tasks)
@@ -216,9 +192,9 @@ READERS = {
     "synthetic": (read_synthetic, ("accent", "voice_kind", "keyword")),
     "fsdd": (read_fsdd, ("speaker", "digit")),
     "speechcommands": (read_speechcommands, ("command", "word")),
-    "jsonl": (read_jsonl, LABELS),
-    "kaldi": (read_speakers, ("speaker",)),
-    "librispeech": (read_speakers, ("speaker",)),
+    "jsonl": (read_utterances, LABELS),
+    "kaldi": (read_utterances, ("speaker",)),
+    "librispeech": (read_utterances, ("speaker",)),
     "esc10": (read_esc10, ("sound",)),
     "vocalsound": (read_vocalsound, ("sound",)),
 }
@@ -227,9 +203,7 @@ READERS = {
 @functools.lru_cache(maxsize=4)
 def read(settings: Settings) -> tuple[pd.DataFrame, tuple]:
     """(table of clips, names of its tasks); a split with more clips than the preset has is sampled.
-
-    Raises ``UserError`` where there is nothing to read, or no column of labels.
-    """
+    Raises ``UserError`` where there is nothing to read, or no column of labels."""
     reader, columns = READERS[settings.corpus]
     if settings.corpus != "synthetic":
         check_data(settings.corpus, settings.data)
@@ -260,9 +234,6 @@ def _sampled(table: pd.DataFrame, config) -> pd.DataFrame:
     return table.loc[sorted(kept)]
 
 
-# ---------------------------------------------------------------- tasks
-
-
 def tasks(settings: Settings) -> dict[str, Task]:
     """The corpus's tasks, or those that the preset names; see :func:`task`."""
     return {name: task(settings, name) for name in read(settings)[1]}
@@ -278,8 +249,7 @@ def task(settings: Settings, name: str) -> Task:
     """
     table, _ = read(settings)
     clips = table[table[name].notna()].reset_index(drop=True)
-    labels = clips[name].astype(str)
-    return divided(name, clips.assign(label=labels), settings.aloe.seed_clips)
+    return divided(name, clips.assign(label=clips[name].astype(str)), settings.aloe.seed_clips)
 
 
 def divided(name: str, clips: pd.DataFrame, seed_clips: int) -> Task:
@@ -295,12 +265,9 @@ def divided(name: str, clips: pd.DataFrame, seed_clips: int) -> Task:
         )
     classes = tuple(sorted(counts.index))
     number = clips["label"].map({name: i for i, name in enumerate(classes)})
-    ways = {"": clips["split"].to_numpy()}
-    if name != "speaker":
-        ways["divided by speaker"] = _by_speaker(clips)
     by_clip = "divided by clip, for want of speakers that could be kept apart"
-    ways[by_clip] = _by_clip(number, seed_clips)
-    for note, split in ways.items():
+    ways = {"": clips["split"].to_numpy(), "divided by speaker": _by_speaker(clips)}
+    for note, split in {**ways, by_clip: _by_clip(number, seed_clips)}.items():
         if _complete(number, split, seed_clips):
             notes = (f"task {name}: {note}",) if note else ()
             return Task(name, classes, clips.assign(label=number, split=split), notes)

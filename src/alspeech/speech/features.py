@@ -22,7 +22,7 @@ import torchaudio
 from tqdm import tqdm
 
 from ..workshop.config import ModelConfig
-from ..workshop.store import Checkpoint
+from ..workshop.store import Checkpoint, read_csv
 from .manifests import read_audio
 
 
@@ -86,14 +86,11 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path):
-        # an utterance may be called "NA"
-        index = pd.read_csv(
-            Path(folder) / "index.csv", dtype={"utt_id": str}, keep_default_na=False
-        )
+        index = read_csv(folder / "index.csv")
         self.frames = dict(zip(index["utt_id"], index["frames"], strict=True))
         ends = index["frames"].cumsum()
         self._start = dict(zip(index["utt_id"], ends - index["frames"], strict=True))
-        self._data = np.load(Path(folder) / "features.npy", mmap_mode="r")  # [sum of T, F]
+        self._data = np.load(folder / "features.npy", mmap_mode="r")  # [sum of T, F]
 
     def __getitem__(self, utt_id: str) -> torch.Tensor:
         """Features [T, F] of one utterance, float32."""

@@ -1,6 +1,6 @@
 """What is said in the embedded corpus: household commands, digits, names, cities; fillers, silence.
 
-The grammars, English and Mandarin, are data: phrases.yaml.
+The grammars, English and Mandarin, are data: embedded.yaml.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-GRAMMARS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+EMBEDDED = yaml.safe_load(Path(__file__).with_name("embedded.yaml").read_text(encoding="utf-8"))
+GRAMMARS, DISTRIBUTIONS = EMBEDDED["grammars"], EMBEDDED["distributions"]
 DIGITS = GRAMMARS["en"]["words"]["digits"]
 SPACE = {"en": " ", "cmn": ""}  # between digits
 

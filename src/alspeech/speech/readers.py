@@ -119,9 +119,6 @@ def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
 _real = functools.cache(os.path.realpath)  # thousands of files share a folder
 
 
-# ---------------------------------------------------------------- JSON lines
-
-
 def read_jsonl(data: Path, outside: bool, files: list) -> Iterator[dict]:
     """NeMo's manifests: an object a line with ``audio_filepath, text`` and, if you like,
     ``utt_id, duration, offset, speaker, split`` and more, which travels along.
@@ -178,9 +175,6 @@ def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, s
         known = ", ".join(SPLIT_NAMES)
         raise UserError(f"{where}: unknown split '{row['split']}': choose one of {known}")
     return row | {"split": SPLIT_NAMES.get(given), "text": row["text"] or "", "where": where}
-
-
-# ---------------------------------------------------------------- Kaldi
 
 
 def read_kaldi(data: Path, outside: bool, files: list) -> Iterator[dict]:
@@ -252,8 +246,6 @@ def _kaldi_times(times: list[str], where: str) -> tuple[float, float]:
     return start, end - start
 
 
-# ---------------------------------------------------------------- LibriSpeech
-
 LIBRISPEECH_SUBSETS = (
     "dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500"
 ).split()
@@ -289,9 +281,6 @@ def read_librispeech(data: Path, outside: bool, files: list) -> Iterator[dict]:
             row = {"utt_id": utt_id, "path": os.path.abspath(path), "text": text, "where": where}
             row |= {"speaker": speaker, "chapter": chapter}
             yield row | {"subset": subset.name, "split": split}
-
-
-# ---------------------------------------------------------------- Speech Commands
 
 
 def read_speechcommands(data: Path, outside: bool, files: list) -> Iterator[dict]:

@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,38 +37,12 @@ from ..workshop.errors import UserError, one_of
 from ..workshop.processes import end_with_parent, interrupts_held
 from ..workshop.store import write_bytes
 from .manifests import SAMPLE_RATE, resample, write_manifest
-from .phrases import sentence
+from .phrases import DISTRIBUTIONS, sentence
 from .text import learn_alphabet, write_alphabet
 
 ESPEAK_RATE = 22050  # Hz, what espeak-ng speaks at
 QUANTUM = 0.16  # seconds: durations are multiples of it, so that many utterances share a length
 BLOCK = 200  # utterances a process speaks
-
-ACCENTS = (
-    "en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
-    "en-us-nyc",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """What a split is drawn from: accents, signal-to-noise ratios (dB), shares of each kind."""
-
-    accents: tuple
-    snr_db: tuple
-    kinds: dict
-
-
-_SPEECH = {"command": 0.50, "digits": 0.16, "name": 0.12, "city": 0.12}
-DISTRIBUTIONS = {
-    # eight accents, 8 to 35 dB, 5 % filler words, 5 % silence with background noise: Figure 2 of
-    # Huang et al. is about those last two
-    "mixed": Distribution(ACCENTS, (8.0, 35.0), {**_SPEECH, "filler": 0.05, "silence": 0.05}),
-    # a base set unlike its pool: American voices, hardly any noise, neither fillers nor silence
-    "clean": Distribution(("en-us",), (25.0, 40.0), _SPEECH),
-}
-
-# ---------------------------------------------------------------- who speaks, in what noise
 
 
 def draw_manifest(config: CorpusConfig) -> pd.DataFrame:
@@ -90,24 +63,21 @@ def draw_manifest(config: CorpusConfig) -> pd.DataFrame:
     for number, split in enumerate(("base", "pool", "validation", "test")):
         rng = np.random.default_rng([config.seed, 1 + number])
         one_of("distribution", name := getattr(config, f"{split}_distribution"), DISTRIBUTIONS)
-        distribution = DISTRIBUTIONS[name]
-        split_voices = shares[max(number - 1, 0)]
-        for i in range(getattr(config, split)):
-            utt_id = f"{split}-{i:05d}"
-            rows.append(_draw_row(utt_id, split, config, distribution, split_voices, rng))
+        what = (split, config, DISTRIBUTIONS[name], shares[max(number - 1, 0)], rng)
+        rows += [_draw_row(f"{split}-{i:05d}", *what) for i in range(getattr(config, split))]
     return pd.DataFrame(rows)
 
 
 def _draw_row(utt_id, split, config, distribution, voices, rng) -> dict:
-    shares = np.array(list(distribution.kinds.values()))
-    kind = str(rng.choice(list(distribution.kinds), p=shares / shares.sum()))
-    accents = distribution.accents if config.language == "en" else (config.language,)
+    kinds, shares = zip(*distribution["kinds"].items(), strict=True)
+    kind = str(rng.choice(kinds, p=np.array(shares) / np.sum(shares)))
+    accents = distribution["accents"] if config.language == "en" else (config.language,)
     accent, voice = (items[int(rng.integers(len(items)))] for items in (accents, voices))
     # a speaker is an accent with a voice; it has its own speed and pitch and varies a little
     speaker = np.random.default_rng(list(f"{accent}+{voice}".encode()))
     rate = int(speaker.integers(140, 200) + rng.integers(-10, 11))
     pitch = int(speaker.integers(25, 75) + rng.integers(-5, 6))
-    snr_db = float(np.round(rng.uniform(*distribution.snr_db), 1))
+    snr_db = float(np.round(rng.uniform(*distribution["snr_db"]), 1))
     return {
         "utt_id": utt_id,
         "path": f"audio/{split}/{utt_id}.wav",
@@ -124,9 +94,6 @@ def _draw_row(utt_id, split, config, distribution, voices, rng) -> dict:
         "noise_slope": float(np.round(rng.uniform(0, 2), 2)),
         "noise_seed": int(rng.integers(2**31)),
     }
-
-
-# ---------------------------------------------------------------- espeak-ng
 
 
 def voice_files() -> Path:
@@ -197,9 +164,6 @@ class Espeak:
         if self._lib.espeak_Synth(data, len(data) + 1, 0, 0, 0, self._CHARS_UTF8, None, None) != 0:
             raise RuntimeError(f"espeak-ng could not speak {text!r}")
         return np.concatenate(self._samples).astype(np.float64) / 32768
-
-
-# ---------------------------------------------------------------- sound
 
 
 def coloured_noise(n: int, slope: float, rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,8 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
+from ..workshop.store import write_json
+
 BLANK = 0
 
 
@@ -57,16 +59,13 @@ ENGLISH = Alphabet(" 'abcdefghijklmnopqrstuvwxyz")
 
 def write_alphabet(folder: Path, alphabet: Alphabet) -> None:
     """Write ``folder/alphabet.json``."""
-    with open(folder / "alphabet.json", "w", encoding="utf-8") as file:
-        json.dump({"characters": alphabet.characters}, file, ensure_ascii=False)
+    write_json(folder / "alphabet.json", {"characters": alphabet.characters})
 
 
 def read_alphabet(folder: Path) -> Alphabet:
     """The alphabet of a corpus folder: English where it keeps none."""
-    path = Path(folder) / "alphabet.json"
-    if not path.exists():
-        return ENGLISH
-    return Alphabet(json.loads(path.read_text(encoding="utf-8"))["characters"])
+    path = folder / "alphabet.json"
+    return Alphabet(json.loads(path.read_text())["characters"]) if path.exists() else ENGLISH
 
 
 # Chinese characters and Japanese kana, which are written without spaces
@@ -90,11 +89,9 @@ _QUOTES = set("「」『』《》〈〉【】〔〕„‚〝〞〟")  # brackets
 
 @cache
 def _is_punctuation(character: str) -> bool:
-    if character in _QUOTES:
-        return True
-    spoken_or_kept = character == "'" or character in _MEANT
-    kind = unicodedata.category(character)
-    return kind in ("Pc", "Pd", "Pf", "Pi", "Po") and not spoken_or_kept
+    meant = character == "'" or character in _MEANT
+    by_category = unicodedata.category(character) in ("Pc", "Pd", "Pf", "Pi", "Po")
+    return character in _QUOTES or (by_category and not meant)
 
 
 def _without_punctuation(text: str) -> str:

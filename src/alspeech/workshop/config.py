@@ -64,7 +64,7 @@ class CorpusConfig(Section):
     test: Count = 800
     seed: int = 0
     # synthetic corpus only: the language, en or cmn (Mandarin, which wants alphabet: learned), and
-    # which of synthesis.DISTRIBUTIONS each split is drawn from
+    # which of embedded.yaml's distributions each split is drawn from
     language: Literal["en", "cmn"] = "en"
     base_distribution: str = "mixed"
     pool_distribution: str = "mixed"
@@ -164,7 +164,7 @@ class PseudoLabelConfig(Section):
 
     # the labelled set: utterances of the base split, drawn anew for every seed (0: all of it)
     labelled: Whole = 0
-    # which of synthesis.DISTRIBUTIONS it is drawn from ("": as under build; synthetic corpus only)
+    # which of embedded.yaml's distributions it is drawn from ("": as under build)
     labelled_distribution: str = ""
     # supervised warm-up: updates M, peak learning rate, dropout of the recurrent layers
     warm_up: Count = 400

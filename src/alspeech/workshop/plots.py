@@ -92,7 +92,7 @@ def _means(groups) -> np.ndarray:
 
 def _curves(ax: Axes, lines, metric: str, x="query_percent", apart=0.5, scale=1) -> None:
     """A line of each (style, rows): mean and 95 % interval over seeds, by query percentage.
-    Neighbours stand ``apart`` at most, so that bars do not hide."""
+    Each is moved by ``apart`` at most, so that bars do not hide."""
     for offset, (style, rows) in zip(np.linspace(-apart, apart, len(lines)), lines, strict=True):
         by = rows.groupby("query_percent")
         mean, low, high = _means(by[metric])
@@ -296,7 +296,7 @@ def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
 def accuracy_figure(curves: pd.DataFrame, strategies: list[str], band: bool = True):
     """Validation accuracy by acquisition step, a panel a task (across) and mode (down), a line a
     strategy: the mean over runs and, with ``band``, its 95 % interval. ``curves`` are one encoder's
-    rows of aloe.simulate(); those of strategy ``all`` are a dashed line."""
+    rows of few_labels.simulate(); those of strategy ``all`` are a dashed line."""
     tasks, modes = curves["task"].unique(), [m for m in curves["mode"].unique() if m != "all"]
     size = 2.2 * max(2, len(tasks)), 2.1 * len(modes)
     figure, axes = plt.subplots(len(modes), len(tasks), figsize=size, sharex=True, squeeze=False)
@@ -339,9 +339,6 @@ def plot_embedding(ax: Axes, points, labels, steps, classes):
     )  # fmt: skip
     ax.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
     return dots
-
-
-# ---------------------------------------------------------------- pseudo-labels
 
 
 def plot_monitor(ax: Axes, monitor: pd.DataFrame, column: str, ends: pd.DataFrame) -> Axes:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .config import ROOT, Settings
 from .processes import cores, end_with_parent, interrupts_held, keep_freed_memory
-from .store import CHECKPOINT, code, fingerprint, intact, plain, stored, trust, write_json
+from .store import CHECKPOINT, code, fingerprint, intact, plain, stored, write_json
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,6 @@ class Step:
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- many at once
-
-
 def in_parallel(make, settings: Settings, tasks: list[tuple], label: str) -> list[Path]:
     """The folders of the steps ``make(settings, *task)``: those that are missing are computed, one
     process a core (one in all on a GPU), with a progress bar that shows the time left.
@@ -83,7 +80,7 @@ def in_parallel(make, settings: Settings, tasks: list[tuple], label: str) -> lis
 
         jobs = 1 if torch.cuda.is_available() else min(cores(), len(missing))
         engine = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        known = (os.getpid(), intact())
+        known = (os.getpid(), frozenset(intact))
         calls = (joblib.delayed(_worker)(make, settings, task, *known) for task in missing)
         with tqdm(total=len(missing), desc=label, unit="task") as bar, warnings.catch_warnings():
             # joblib replaces a worker whose memory has grown (oneDNN keeps a kernel a shape), and
@@ -105,7 +102,7 @@ def _worker(make, settings: Settings, task: tuple, parent: int, unharmed: frozen
 
     if os.getpid() != parent:
         _once_a_worker(parent)
-        trust(unharmed)
+        intact.update(unharmed)
     torch.set_num_threads(1)
     keep_freed_memory()
     try:

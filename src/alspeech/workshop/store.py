@@ -58,7 +58,7 @@ _SOURCES = {
     for path in PACKAGE.rglob("*.py")
 }
 # what modules read
-_DATA = {"speech.phrases": (PACKAGE / "speech" / "phrases.yaml").read_bytes()}
+_DATA = {"speech.phrases": (PACKAGE / "speech" / "embedded.yaml").read_bytes()}
 
 
 def code(*modules: str) -> str:
@@ -88,7 +88,8 @@ def imported(module: str) -> frozenset[str]:
 
 # ---------------------------------------------------------------- folders
 
-_intact: set[Path] = set()  # folders whose checksums this process, or its parent, has compared
+# folders whose checksums this process, or its parent, has compared: they are not read again
+intact: set[Path] = set()
 
 
 def stored(parent: Path, name: str, config: dict, compute, resume: bool = False) -> Path | None:
@@ -131,18 +132,8 @@ def stored(parent: Path, name: str, config: dict, compute, resume: bool = False)
         finally:
             if not resume or folder.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
-    _intact.add(folder)
+    intact.add(folder)
     return folder
-
-
-def intact() -> frozenset[Path]:
-    """The folders that this process has found intact."""
-    return frozenset(_intact)
-
-
-def trust(folders: frozenset[Path]) -> None:
-    """Take another process's word that folders are intact: workers need not read all again."""
-    _intact.update(folders)
 
 
 def _damage(folder: Path, config: dict) -> str | None:
@@ -153,7 +144,7 @@ def _damage(folder: Path, config: dict) -> str | None:
     try:
         if json.loads((folder / name).read_text()) != config:
             raise UserError(f"{folder} holds another configuration: remove it and run again")
-        if folder in _intact:
+        if folder in intact:
             return None
         name = CHECKSUMS
         for name, written in json.loads((folder / CHECKSUMS).read_text()).items():
@@ -163,7 +154,7 @@ def _damage(folder: Path, config: dict) -> str | None:
         return f"{name} is missing"
     except (ValueError, AttributeError):
         return f"{name} cannot be read"
-    _intact.add(folder)
+    intact.add(folder)
     return None
 
 
