@@ -2,6 +2,9 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import numpy as np
@@ -221,6 +224,46 @@ def test_an_interrupted_synthesis_speaks_only_the_blocks_that_are_missing(tmp_pa
     assert (halved / "audio" / "base" / "base-00000.wav").stat().st_mtime_ns == kept
     for path in whole.rglob("*.*"):
         assert path.read_bytes() == (halved / path.relative_to(whole)).read_bytes()
+
+
+SCRIPT = """
+import pathlib, sys
+print("the script's own line")
+from alspeech.speech import synthesis
+from alspeech.workshop.config import CorpusConfig
+synthesis.BLOCK = 6
+synthesis.build(pathlib.Path(sys.argv[1]), CorpusConfig(base=8, pool=8, validation=2, test=2), 2)
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "standard input"])
+def test_a_script_of_ones_own_that_builds_a_corpus_is_imported_once(tmp_path, way):
+    """Even one without a guard: no block's process imports the script that asked for it."""
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    program, given = (str(tmp_path / "mine.py"), None) if way == "script" else ("-", SCRIPT)
+    done = subprocess.run(
+        [sys.executable, program, str(tmp_path / "out")],
+        input=given,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["the script's own line"]
+    assert len(manifests.read_manifest(tmp_path / "out" / "manifest.jsonl")) == 20
+
+
+def test_what_goes_wrong_while_speaking_is_raised_where_it_was_asked_for(tmp_path, monkeypatch):
+    draw = synthesis.draw_manifest
+
+    def drawn(config):
+        return draw(config).assign(speaker="nobody+nothing")
+
+    monkeypatch.setattr(synthesis, "draw_manifest", drawn)
+    with pytest.raises(RuntimeError, match="espeak-ng has no voice 'nobody.nothing'"):
+        synthesis.build(tmp_path, replace(SMALL, pool=2), jobs=1)
+    monkeypatch.setattr(synthesis, "SERVE", "import os; os._exit(1) # {}")
+    with pytest.raises(BrokenProcessPool, match="has died"):
+        synthesis.build(tmp_path, replace(SMALL, pool=2), jobs=1)
 
 
 def test_the_store_gives_back_what_was_extracted(spoken, tmp_path):

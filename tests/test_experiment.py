@@ -162,7 +162,7 @@ def test_base_training_can_go_on_from_the_embedded_corpus(root):
 ])  # fmt: skip
 def test_a_start_that_does_not_fit_is_one_line(root, text, words):
     (root / "configs" / "mine.yaml").write_text(text)
-    done = alspeech(root, "run", "--preset", "mine")
+    done = alspeech(root, "run", "--preset", "mine", ALSPEECH_JOBS="1")
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and all(word in last for word in words)
