@@ -355,7 +355,7 @@ def test_any_list_with_a_column_of_labels_is_a_task(tmp_path):
         clips.read(settings_of("jsonl", tmp_path / "bare"))
 
 
-def key_of(settings, forget=(readers.read, clips.read, clips.task, aloe.embeddings_part)):
+def key_of(settings, forget=(readers.read, clips.read, clips.task, aloe._embeddings_of)):
     """What a new process would call a cell, and the embeddings that it goes on from."""
     for function in forget:
         function.cache_clear()

@@ -229,6 +229,7 @@ def test_an_interrupted_synthesis_speaks_only_the_blocks_that_are_missing(tmp_pa
 SCRIPT = """
 import pathlib, sys
 print("the script's own line")
+sys.path.append(pathlib.Path("wherever"))  # no string, as in many a notebook
 from alspeech.speech import synthesis
 from alspeech.workshop.config import CorpusConfig
 synthesis.BLOCK = 6
@@ -261,9 +262,26 @@ def test_what_goes_wrong_while_speaking_is_raised_where_it_was_asked_for(tmp_pat
     monkeypatch.setattr(synthesis, "draw_manifest", drawn)
     with pytest.raises(RuntimeError, match="espeak-ng has no voice 'nobody.nothing'"):
         synthesis.build(tmp_path, replace(SMALL, pool=2), jobs=1)
-    monkeypatch.setattr(synthesis, "SERVE", "import os; os._exit(1) # {}")
+
+
+KILLED = """
+import os, sys
+sys.path[:] = {}
+from alspeech.speech import synthesis
+synthesis._speak_block = lambda *_: os.kill(os.getpid(), 9)
+synthesis.serve()
+"""
+
+
+@pytest.mark.parametrize(
+    "program", ["import os; os._exit(1) # {}", KILLED], ids=["server", "block"]
+)
+def test_a_process_that_speaks_and_is_killed_is_told_and_not_waited_for(
+    tmp_path, monkeypatch, program
+):
+    monkeypatch.setattr(synthesis, "SERVE", program)
     with pytest.raises(BrokenProcessPool, match="has died"):
-        synthesis.build(tmp_path, replace(SMALL, pool=2), jobs=1)
+        synthesis.build(tmp_path, SMALL, jobs=2)
 
 
 def test_the_store_gives_back_what_was_extracted(spoken, tmp_path):

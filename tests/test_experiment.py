@@ -55,6 +55,8 @@ def test_bad_input_is_one_line_that_names_what_is_valid(root, arguments, words):
     ("seeds: three", ["seeds is three", "whole number"]),
     ("seeds: 2.5", ["seeds is 2.5", "whole number"]),
     ("seeds: yes", ["seeds is True", "whole number"]),
+    ("query_percents: [yes]", ["query_percents is True", "number"]),
+    ("build: {seed: -1}", ["build: seed is -1", "greater than or equal to 0"]),
     ("strategies: random", ["strategies is random", "a list"]),
     ("query_percents: [10, ten]", ["query_percents is ten", "number"]),
     ("model: [3, 4]", ["model is [3, 4]", "keys and values"]),

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import numpy as np
@@ -46,14 +45,17 @@ def test_the_notebooks_regenerate_figures_and_tables(root):
     (root / "results").mkdir()
     paper = REPOSITORY / "results" / "paper_table1.csv"
     (root / "results" / "paper_table1.csv").write_bytes(paper.read_bytes())
-    execute = lambda path: alspeech(root, "notebook", str(path), "--preset", "tiny")  # noqa: E731
-    with ThreadPoolExecutor(2) as pool:  # two at a time, as make does
-        finished = list(pool.map(execute, PAPER))
-    for path, done in zip(PAPER, finished, strict=True):
-        assert done.returncode == 0, done.stderr
-        executed = root / "build" / "synthetic-tiny" / path.name
-        outputs = [output for cell in cells(executed, "code") for output in cell.outputs]
-        assert outputs and not any(output.output_type == "error" for output in outputs)
+    by_command, others = PAPER[2], [path for path in PAPER if path != PAPER[2]]
+    done = alspeech(root, "notebook", str(by_command), "--preset", "tiny")
+    assert done.returncode == 0, done.stderr
+    executed = root / "build" / "synthetic-tiny" / by_command.name
+    outputs = [output for cell in cells(executed, "code") for output in cell.outputs]
+    assert outputs and not any(output.output_type == "error" for output in outputs)
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, "tiny", "synthetic", "", *map(str, others)],
+        env={**os.environ, "ALSPEECH_ROOT": str(root)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
     figures, results = root / "figures" / "synthetic-tiny", root / "results" / "synthetic-tiny"
     for name in FIGURES:
         assert (figures / f"{name}.png").stat().st_size > 10_000

@@ -152,6 +152,7 @@ def base_models(settings: Settings) -> list[Path]:
 
 def all_scores(settings: Settings) -> dict[tuple, Path]:
     """The folder of the pool's scores by every (strategy, seed), computed if it is missing."""
+    check_strategies(settings.strategies)
     base_models(settings)
     strategies, seeds = costly_first(settings, settings.strategies), range(settings.seeds)
     tasks = [(strategy, seed) for strategy in strategies for seed in seeds]

@@ -1,7 +1,7 @@
 """Training: one function, for the base model and for what goes on from it.
 
 Fast on a CPU: batches of one length, bf16 where the processor multiplies it natively, one thread
-a process (experiment.py runs a process a core).
+a process (workshop/steps.py runs a process a core).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ side. Here are the steps and the tables.
 from __future__ import annotations
 
 import functools
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,49 +41,58 @@ def embedded(settings: Settings) -> Settings:
     return load_settings(settings.start or settings.preset)
 
 
-@functools.cache  # every cell goes on from all parts
+def embeddings_of(settings: Settings, encoder: str) -> tuple[Step, ...]:
+    """The steps that embed the clips, PART of them each, in order."""
+    one_of("encoder", encoder, ENCODERS)
+    weights = encoder in PRETRAINED and settings.aloe.weights and weights_file(settings, encoder)
+    state = list(states([str(weights)]).values()) if weights else []
+    return _embeddings_of(settings, encoder, embedded(settings), json.dumps(state))
+
+
+@functools.lru_cache(maxsize=16)  # every cell goes on from all parts
+def _embeddings_of(settings: Settings, encoder: str, other: Settings, weights: str) -> tuple:
+    own, table = encoder.startswith("recogniser"), clips.read(settings)[0]
+    files = states(list(table["path"].unique()))
+
+    def part(number: int) -> Step:
+        rows = table.iloc[number * PART : (number + 1) * PART]
+        known = rows[["clip_id", "offset", "duration"]].astype(str).to_dict("list")
+        known["files"] = [files[path] for path in rows["path"]]
+
+        def compute(folder: Path) -> dict:
+            base = load_base(other, seed=0) if own else None
+            vectors = embed(rows, ENCODERS[encoder](settings, base), encoder)
+            np.save(folder / "embeddings.npy", vectors.numpy())
+            return {"clips": len(rows)}
+
+        return Step(
+            f"embeddings-{encoder}-{number}", compute, code=("sisters.encoders",), resume=False,
+            given={"encoder": encoder, "clips": fingerprint(known), "weights": weights},
+            after=(base_model(other, seed=0),) if own else (),
+        )  # fmt: skip
+
+    return tuple(part(number) for number in range(-(-len(table) // PART)))
+
+
 def embeddings_part(settings: Settings, encoder: str, part: int) -> Step:
     """Embed PART clips. Folder: ``embeddings.npy`` [N, D], ``metrics.json``."""
-    own = encoder.startswith("recogniser")
-    rows = clips.read(settings)[0].iloc[part * PART : (part + 1) * PART]
-    files = states(list(rows["path"]))
-    known = rows[["clip_id", "offset", "duration"]].astype(str).to_dict("list")
-    known["files"] = [files[path] for path in rows["path"]]
-    given = {"encoder": encoder, "clips": fingerprint(known)}
-    if encoder in PRETRAINED and settings.aloe.weights:
-        given["weights"] = list(states([str(weights_file(settings, encoder))]).values())
-
-    def compute(folder: Path) -> dict:
-        base = load_base(embedded(settings), seed=0) if own else None
-        vectors = embed(rows, ENCODERS[encoder](settings, base), encoder)
-        np.save(folder / "embeddings.npy", vectors.numpy())
-        return {"clips": len(rows)}
-
-    return Step(
-        f"embeddings-{encoder}-{part}", compute, given=given, code=("sisters.encoders",),
-        after=(base_model(embedded(settings), seed=0),) if own else (),
-    )  # fmt: skip
-
-
-def parts(settings: Settings, encoder: str) -> list[tuple]:
-    """(encoder, part) of every part of the embeddings."""
-    return [(encoder, part) for part in range(-(-len(clips.read(settings)[0]) // PART))]
+    return embeddings_of(settings, encoder)[part]
 
 
 def embeddings(settings: Settings, encoder: str) -> list[Path]:
     """Every clip's embedding, computed if it is not there yet; the parts' folders, in order."""
     if encoder.startswith("recogniser"):
         in_parallel(base_model, embedded(settings), [(0,)], "base model")
-    tasks = parts(settings, encoder)
+    tasks = [(encoder, part) for part in range(len(embeddings_of(settings, encoder)))]
     return in_parallel(embeddings_part, settings, tasks, f"embeddings: {encoder}")
 
 
 def load(settings: Settings, task: str, encoder: str) -> tuple[clips.Task, np.ndarray]:
     """A task of the corpus, and its clips' embeddings [N, D], standardised over its pool."""
-    chosen = clips.task(settings, task)
-    vectors = [np.load(folder / "embeddings.npy") for folder in embeddings(settings, encoder)]
-    rows = pd.Index(clips.read(settings)[0]["clip_id"]).get_indexer(chosen.clips["clip_id"])
-    own = torch.from_numpy(np.concatenate(vectors)[rows])
+    chosen, folders = clips.task(settings, task), map(Step.folder, embeddings_of(settings, encoder))
+    vectors = np.concatenate([np.load(folder / "embeddings.npy") for folder in folders])
+    place = {clip_id: row for row, clip_id in enumerate(clips.read(settings)[0]["clip_id"])}
+    own = torch.from_numpy(vectors[[place[clip_id] for clip_id in chosen.clips["clip_id"]]])
     return chosen, standardised(own, own[chosen.rows("pool")])
 
 
@@ -107,7 +117,7 @@ def cell(settings: Settings, task: str, encoder: str, run: int) -> Step:
     protocol = ("steps", "seed_clips", "epochs", "batch", "rate")
     return Step(
         f"aloe-{task}-{encoder}-run{run}", compute,
-        after=tuple(embeddings_part(settings, *part) for part in parts(settings, encoder)),
+        after=embeddings_of(settings, encoder),
         given={
             "task": task, "labels": clips.task(settings, task).fingerprint, "run": run,
             "strategies": strategies, "modes": modes,

@@ -310,4 +310,4 @@ def check_names(settings: Settings) -> None:
 def check(settings: Settings) -> str:
     """Prepare the corpus and say, for a person to read, what came of it."""
     check_names(settings)
-    return corpus.check(settings)
+    return corpus.check(setting(settings))

@@ -304,7 +304,7 @@ def _by_clip(labels: pd.Series, seed_clips: int) -> np.ndarray:
 
 
 def playable(clips: pd.DataFrame) -> pd.DataFrame:
-    """The clips with the offset and duration that notebooks.players needs."""
+    """The clips with the offset and duration that players.players needs."""
     seconds = clips["duration"].astype(float)
     whole = seconds.isna()
     seconds[whole] = [soundfile.info(path).duration for path in clips.loc[whole, "path"]]

@@ -22,6 +22,7 @@ import torchaudio
 from tqdm import tqdm
 
 from ..workshop.config import ModelConfig
+from ..workshop.errors import one_of
 from ..workshop.store import Checkpoint, read_csv
 from .manifests import read_audio
 
@@ -32,6 +33,7 @@ class FeatureExtractor:
     def __init__(self, config: ModelConfig):
         self.config = config
         spectrum = {"n_fft": config.window, "hop_length": config.hop, "power": 2.0}
+        one_of("features", config.features, ("log-mel", "spectrogram"))
         if config.features == "log-mel":
             self.transform = torchaudio.transforms.MelSpectrogram(
                 config.sample_rate, n_mels=config.bins, f_min=60.0, **spectrum

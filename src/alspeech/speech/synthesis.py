@@ -15,10 +15,8 @@ side by side.
 from __future__ import annotations
 
 import ctypes
-import functools
 import io
 import math
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -195,40 +193,40 @@ def render(row, espeak: Espeak) -> np.ndarray:
     return audio * min(1.0, 0.99 / peak)  # turned down rather than clipped
 
 
-def _speak_block(folder: str, manifest: pd.DataFrame) -> list[float]:
-    """Speak and write a block of rows in this (fresh) process; returns durations in seconds.
-
-    A block that an interrupted run had spoken to its end is only looked at."""
-    files = [Path(folder) / path for path in manifest["path"]]
+def _speak_block(folder: Path, manifest: pd.DataFrame) -> None:
+    """Speak and write a block of rows in this (fresh) process; one that an interrupted run had
+    spoken to its end is left alone."""
+    files = [folder / path for path in manifest["path"]]
     if all(file.exists() for file in files):
-        return [soundfile.info(file).duration for file in files]
+        return
     espeak = Espeak()
-    durations = []
     for file, row in zip(files, manifest.itertuples(index=False), strict=True):
         audio, wav = render(row, espeak), io.BytesIO()
         soundfile.write(wav, audio, SAMPLE_RATE, subtype="PCM_16", format="WAV")
         # a file that is there is whole; no fsync, which would cost more than the speech
         write_bytes(file, wav.getvalue(), sync=False)
-        durations.append(len(audio) / SAMPLE_RATE)
-    return durations
 
 
 def serve() -> None:
-    """Speak the blocks that come in by standard input, each in a process forked for it; durations,
-    or what went wrong, go out by standard output."""
+    """Speak the blocks that come in by standard input, each in a process forked for it: what went
+    wrong with a block, or None, goes out by standard output. Ends when one of them dies."""
     import scipy.signal  # noqa: F401  once, and not in every block's process
 
+    answers, server = os.dup(1), os.getpid()
+    os.dup2(2, 1)  # what a library prints is no answer
     end_with_parent(os.getppid())
     folder, blocks, jobs = pickle.load(sys.stdin.buffer)
-    context = multiprocessing.get_context("fork")  # of a process that has not loaded espeak-ng
-    answers = sys.stdout.buffer
-    with context.Pool(jobs, end_with_parent, maxtasksperchild=1) as pool:
-        try:
-            for durations in pool.imap(functools.partial(_speak_block, folder), blocks):
-                pickle.dump(durations, answers)
-                answers.flush()
-        except Exception as error:
-            pickle.dump(error, answers)
+    for number in range(len(blocks) + jobs):
+        if number >= jobs and os.wait()[1]:
+            os._exit(1)  # those that still speak end with this process
+        if number < len(blocks) and os.fork() == 0:  # of a process that has not loaded espeak-ng
+            end_with_parent(server)
+            try:
+                error = _speak_block(folder, blocks[number])
+            except Exception as reason:
+                error = reason
+            os.write(answers, pickle.dumps(error))
+            os._exit(0)
 
 
 # as a program and not by multiprocessing, whose processes import the script that started them
@@ -239,31 +237,32 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
     """Draw, speak and write the corpus: ``folder/manifest.jsonl`` and ``folder/audio/*/*.wav``.
 
     Goes on from what an interrupted call left in the folder. Raises ``UserError`` where there is
-    no espeak-ng for this platform.
+    no espeak-ng for this platform, ``BrokenProcessPool`` where a process that speaks was killed.
     """
     manifest = draw_manifest(config)
     for split in manifest["split"].unique():
         (folder / "audio" / split).mkdir(parents=True, exist_ok=True)
     blocks = [manifest[i : i + BLOCK] for i in range(0, len(manifest), BLOCK)]
-    durations = []
+    program = SERVE.format([os.path.abspath(path) for path in sys.path])
     with interrupts_held():
-        program = [sys.executable, "-c", SERVE.format(sys.path)]
-        server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        server = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
     try:
         with server.stdin as questions:
-            pickle.dump((str(folder), blocks, jobs), questions)
+            pickle.dump((folder, blocks, jobs), questions)
         for _ in tqdm(blocks, "speak", unit="block"):
-            answer = pickle.load(server.stdout)
-            if isinstance(answer, Exception):
-                raise answer
-            durations += answer
-    except (EOFError, BrokenPipeError):
-        raise BrokenProcessPool("the process that speaks has died") from None
+            if error := pickle.load(server.stdout):
+                raise error
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        raise BrokenProcessPool("a process that speaks has died") from None
+    except BaseException:
+        server.kill()
+        raise
     finally:
-        server.kill()  # its children end with it
         server.wait()
         server.stdout.close()
-    manifest["duration"] = durations
+    manifest["duration"] = [soundfile.info(folder / path).duration for path in manifest["path"]]
     if config.alphabet == "learned":
         write_alphabet(folder, learn_alphabet(manifest["text"]))
     write_manifest(folder / "manifest.jsonl", manifest)

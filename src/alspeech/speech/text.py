@@ -78,8 +78,6 @@ def words(text: str) -> list[str]:
     return _UNSPACED.sub(r" \1 ", text).split()
 
 
-# ---------------------------------------------------------------- normalisation
-
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ‛′＇`´", "'"))
 # Marks of category "punctuation" that stand for something spoken ("5 %", "me @ home") or enclose a
 # remark ("[noise]"): they stay, so that whoever checks the transcripts sees them.

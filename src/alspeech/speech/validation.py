@@ -54,9 +54,6 @@ REPORTED = ("part", "what", "utterances", "example")
 KINDS = {"under 2 s": 0, "2 to 5 s": 2, "5 to 10 s": 5, "10 s and more": 10}
 
 
-# ---------------------------------------------------------------- one utterance's audio
-
-
 class Unusable(Exception):
     """An utterance is no good; its ``args``: a reason of :data:`REASONS`, and what was seen."""
 
@@ -126,9 +123,6 @@ def _check_fit(labels: list[int], facts: dict, model: ModelConfig) -> None:
         raise Unusable("transcript longer than the audio", f"{needed} frames needed, {there} there")
 
 
-# ---------------------------------------------------------------- splits
-
-
 def assign_splits(rows: pd.DataFrame, build: CorpusConfig) -> tuple[pd.Series, list[str]]:
     """The split of every row, and notes on how it came about.
 
@@ -177,9 +171,6 @@ def _deal(units: pd.Series, shares: dict, rng: np.random.Generator) -> dict:
         empty.discard(name)
         lacking[name] -= count
     return dealt
-
-
-# ---------------------------------------------------------------- a corpus
 
 
 def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import pydantic
 import yaml
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt
 
 from .errors import UserError, one_of
 
@@ -44,7 +44,7 @@ AtLeast0 = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]  # a share, but not all
-Percents = tuple[Annotated[int | float, Field(gt=0, le=100)], ...]
+Percents = tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)], ...]
 Names = tuple[str, ...]
 
 
@@ -62,7 +62,7 @@ class CorpusConfig(Section):
     pool: Count = 1600
     validation: Count = 160
     test: Count = 800
-    seed: int = 0
+    seed: Whole = 0
     # synthetic corpus only: the language, en or cmn (Mandarin, which wants alphabet: learned), and
     # which of embedded.yaml's distributions each split is drawn from
     language: Literal["en", "cmn"] = "en"
@@ -207,7 +207,7 @@ class PseudoLabelConfig(Section):
     # label a share of the pool by these strategies, pseudo-label the rest
     strategies: Names = ("random", "egl")
     # labels for all of the pool would leave no audio to pseudo-label
-    query_percents: tuple[Annotated[int | float, Field(gt=0, lt=100)], ...] = (10, 30)
+    query_percents: tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, lt=100)], ...] = (10, 30)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
@@ -53,16 +52,14 @@ def interrupts_held():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with_parent(parent: int | None = None) -> None:
-    """End this worker within a second of its parent process, however that one ended.
+def end_with_parent(parent: int) -> None:
+    """End this worker within a second of its parent (a process id), however that one ended.
 
-    A killed parent cannot tell its workers, which would go on, and hold their locks. ``parent`` is
-    the parent's process id; without it, the process that multiprocessing's server forked for.
+    A killed parent cannot tell its workers, which would go on, and hold their locks.
     """
-    starter = multiprocessing.parent_process()
 
     def watch():
-        while os.getppid() == parent if parent else starter.is_alive():
+        while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 

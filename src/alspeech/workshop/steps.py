@@ -31,7 +31,8 @@ class Step:
     """A folder ``place/name-<key>`` and how it comes about."""
 
     name: str
-    # fills a folder; what it returns, if anything, becomes metrics.json, beside its seconds
+    # fills a folder; what it returns, if anything, becomes metrics.json, beside its seconds (of
+    # the process that came to the end, where others had been killed)
     compute: Callable[[Path], dict | None]
     after: tuple = ()  # steps that it goes on from
     given: dict = field(default_factory=dict)  # settings and whatever else decides its content
@@ -59,6 +60,8 @@ class Step:
         return stored(ROOT / self.place, self.name, self.config, self._fill, self.resume)
 
     def _fill(self, folder: Path) -> None:
+        for step in self.after:  # else its seconds would be counted as this one's
+            step.folder()
         begun = time.perf_counter()
         metrics = self.compute(folder)
         if metrics is not None:

@@ -55,7 +55,7 @@ PACKAGE = Path(__file__).parents[1]
 # as they were when this process started: editing a file does not touch a run that is under way
 _SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
-    for path in PACKAGE.rglob("*.py")
+    for path in PACKAGE.rglob("[!.]*.py")
 }
 # what modules read
 _DATA = {"speech.phrases": (PACKAGE / "speech" / "embedded.yaml").read_bytes()}
