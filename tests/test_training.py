@@ -11,7 +11,7 @@ import torch
 from conftest import REPOSITORY, TINY, manifest_of, tiny_batch, tiny_model
 from test_decoding import all_labelings, posterior
 
-from alspeech import metrics, statistics, training
+from alspeech import experiment, metrics, statistics, training
 from alspeech.acquisition import ACQUISITIONS
 from alspeech.ctc import ctc_losses
 from alspeech.model import DeepSpeech2, count_parameters
@@ -231,6 +231,13 @@ def test_a_query_takes_the_share_that_ranks_first(percent, count):
 def test_query_percentages_outside_the_pool_are_refused(percent):
     with pytest.raises(UserError, match=r"outside \(0, 100\]"):
         query(pd.Series({"a": 1.0}), percent)
+
+
+def test_an_unknown_strategy_is_told_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(experiment, "in_parallel", lambda *_: pytest.fail("trained"))
+    settings = replace(load_settings("smoke"), strategies=("random", "entrpy"))
+    with pytest.raises(UserError, match="unknown strategy 'entrpy': choose one of random, entropy"):
+        experiment.all_scores(settings)
 
 
 @pytest.mark.parametrize("strategy", ["random", "entropy", "pctc", "egl"])

@@ -152,9 +152,8 @@ def base_models(settings: Settings) -> list[Path]:
 
 def all_scores(settings: Settings) -> dict[tuple, Path]:
     """The folder of the pool's scores by every (strategy, seed), computed if it is missing."""
-    check_strategies(settings.strategies)
-    base_models(settings)
     strategies, seeds = costly_first(settings, settings.strategies), range(settings.seeds)
+    in_parallel(base_model, settings, [(seed,) for seed in seeds], "base models")
     tasks = [(strategy, seed) for strategy in strategies for seed in seeds]
     return dict(zip(tasks, in_parallel(pool_scores, settings, tasks, "scores"), strict=True))
 
@@ -173,7 +172,6 @@ def run(settings: Settings) -> SimpleNamespace:
     utterance).
     """
     begun = time.perf_counter()
-    check_strategies(settings.strategies)
     tidy(settings)
     data, scored, cells = corpus.prepare(settings), all_scores(settings), grid(settings)
     trained = in_parallel(cell, settings, cells, "cells")

@@ -10,7 +10,7 @@ import torch
 from .acquisition import ACQUISITIONS
 from .speech.features import FeatureStore
 from .workshop.config import Settings
-from .workshop.errors import UserError
+from .workshop.errors import UserError, one_of
 from .workshop.store import Checkpoint
 
 BASE, ALL = "base", "all"  # the strategies that query nothing and everything
@@ -18,6 +18,7 @@ BASE, ALL = "base", "all"  # the strategies that query nothing and everything
 
 def score_options(settings: Settings, strategy: str, seed: int) -> dict:
     """What the settings offer an acquisition function, as far as it takes it."""
+    one_of("strategy", strategy, ACQUISITIONS)
     offered = {
         "seed": seed,
         "labelings": settings.labelings,
