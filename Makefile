@@ -34,7 +34,7 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check data all test lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check data all test findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [DATA=path] [SUBSET=name]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands|esc10|vocalsound]'
@@ -58,6 +58,9 @@ data: .venv/installed ## download CORPUS (its SUBSET) from its official address
 
 test: .venv/installed ## the tests
 	$(PY) -m pytest -n 2 --dist worksteal
+
+findings: .venv/installed ## what the READMEs say of the results, written again from the tables
+	$(PY) -m alspeech findings
 
 lint: .venv/installed ## style of code and notebooks
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

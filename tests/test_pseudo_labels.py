@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, alspeech, tiny_model
 
 from alspeech.ctc import ctc_losses
+from alspeech.metrics import evaluate, summarise
 from alspeech.model import DeepSpeech2
 from alspeech.sisters import pseudo_labels, slimipl
 from alspeech.sisters.slimipl import (
@@ -243,6 +245,17 @@ class Watch:
         return False
 
 
+class Stop(Watch):
+    """One that ends the training at a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def __call__(self, model, step):
+        return step == self.step
+
+
 def go(speech, folder, recipe, config=CONFIG, steps=None, measure=None):
     folder.mkdir(exist_ok=True)
     model = tiny_model(dtype=torch.float32)
@@ -400,6 +413,48 @@ def test_the_monitor_measures_what_a_model_says_and_tells_a_collapse(speech):
     assert monitor.state["best"]["paths"].tolist() == [3, 3, 0, 0]  # of 1 and 2, on validation
 
 
+def test_transcripts_of_the_pool_decide_nothing(speech):
+    """Which weights are best, and whether a run has collapsed, is the validation set's to say."""
+    rubbish = speech.manifest.assign(
+        text=speech.manifest["text"].where(speech.manifest["split"] != "pool", "zz zz")
+    )
+    told = []
+    for corpus in (speech, dataclasses.replace(speech, manifest=rubbish)):
+        monitor = Monitor(corpus, SETTINGS)
+        for step in range(3):
+            ended = monitor(tiny_model(seed=step, dtype=torch.float32), step)
+            told.append((ended, monitor.state["best"]["layers.0.weight"].sum().item()))
+    assert told[:3] == told[3:]
+
+
+def test_labels_alone_make_as_many_updates_as_pseudo_labels_do():
+    config = dataclasses.replace(CONFIG, blocks=5, joined_blocks=7, joined_unsupervised=2)
+    for regime, labelled, others in (("anchored", 5, 5 * 2 - 2), ("joined", 7, 7 * 2 - 2)):
+        kinds = {m: pseudo_labels.training_steps(config, regime, m) for m in pseudo_labels.USES}
+        assert kinds["supervised"] == [SUPERVISED] * labelled
+        assert kinds["supervised_longer"] == [SUPERVISED] * (labelled + others)
+        assert kinds["hard"].count(SUPERVISED) == labelled
+        assert kinds["hard"].count(UNSUPERVISED) == others + config.cache
+
+
+def test_all_runs_are_tested_with_their_last_weights(speech, tmp_path, monkeypatch):
+    """Also one that collapsed, and one whose best step was an earlier one."""
+    monkeypatch.setattr(pseudo_labels, "prepare", lambda settings: speech)
+    monkeypatch.setattr(slimipl.Monitor, "collapsed", lambda self: len(self.state["rows"]) == 3)
+    config = dataclasses.replace(CONFIG, every=1, watched=4)
+    model = tiny_model(dtype=torch.float32)
+    metrics = pseudo_labels._train_and_test(
+        tmp_path, SETTINGS, config, model, [SUPERVISED] * 5, Recipe(), [], 0
+    )
+    assert metrics["collapsed_at"] == 2 and metrics["labelled_updates"] == 2
+    told = pd.read_csv(tmp_path / "test.csv")
+    again = tmp_path / "again"
+    last = go(speech, again, Recipe(), config, [SUPERVISED] * 5, measure=Stop(2))[0]
+    expected = evaluate(last, speech.store, speech.split("test"), speech.alphabet)
+    np.testing.assert_allclose(told["ctc"], expected["ctc"], rtol=1e-6)
+    assert metrics["wer"] == summarise(expected)["wer"]
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -439,8 +494,8 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(root, monkeypatch, 
 TINY_SETTINGS = """
 pseudo_labels:
   {labelled: 16, warm_up: 2, warm_up_rate: 1.e-4, blocks: 3, unsupervised: 2, cache: 1, every: 3,
-   watched: 6, free_blocks: 2, query_percents: [50], rate: 1.e-4, free_rate: 1.e-4,
-   anchored: [supervised, supervised_longer, hard, sampled_text, sampled_frames],
+   watched: 6, free_blocks: 2, joined_blocks: 3, query_percents: [50], rate: 1.e-4,
+   free_rate: 1.e-4, anchored: [supervised, supervised_longer, hard, sampled_text, sampled_frames],
    free: [hard, soft, sampled_text, sampled_frames], free_cache: 2}
 """
 
@@ -472,14 +527,21 @@ def test_the_notebook_regenerates_figures_and_tables(root):
         assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     results = root / "results" / "synthetic-tiny"
     runs, steps = (pd.read_csv(results / f"pl_{name}.csv") for name in ("runs", "monitor"))
-    # a warm-up, 5 + 4 runs, labels alone and joined for two strategies, all of the pool labelled
-    assert len(runs) == 1 + 5 + 4 + 2 * 2 + 1
+    # a warm-up, 5 + 4 runs, three uses of nothing and of two queries, all of the pool labelled
+    assert len(runs) == 1 + 5 + 4 + 3 * 3 + 2
     keys = ["regime", "method", "strategy", "query_percent", "seed"]
     assert not runs.duplicated(keys).any() and not steps.duplicated([*keys, "step"]).any()
     assert set(map(tuple, steps[keys].values)) == set(map(tuple, runs[keys].values))
     hard = runs[(runs["regime"] == "anchored") & (runs["method"] == "hard")]
     assert (hard["labelled_updates"] == 3).all() and (hard["stored"] == 1).all()
+    longer = runs[(runs["regime"] == "anchored") & (runs["method"] == "supervised_longer")]
+    updates = runs["labelled_updates"] + runs["unlabelled_updates"]
+    assert (updates[longer.index].to_numpy() == updates[hard.index].to_numpy()).all()
+    joined = runs[runs["regime"] == "joined"].groupby("method")["labelled_updates"].unique()
+    assert list(joined["supervised"]) == list(joined["hard"]) == [3]
+    assert list(joined["supervised_longer"]) == [5]  # 3 + 3, less one that fills the cache
     active = pd.read_csv(results / "pl_active.csv")
+    assert set(active["use"]) == set(pseudo_labels.USES.values())
     assert set(active["strategy"]) == {"random", "egl"}
     assert set(active["query_percent"]) == {0, 50, 100}
     provenance = json.loads((results / "provenance_pseudo_labels.json").read_text())

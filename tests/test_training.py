@@ -1,5 +1,6 @@
 """Model, training, metrics, querying."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -183,9 +184,57 @@ def curves(wer: dict) -> pd.DataFrame:
 
 def test_differences_are_paired_by_seed():
     frame = curves({("egl", 10): 20.0, ("random", 10): 21.0})
-    row = statistics.paired_difference(frame, "egl", "random", "wer").iloc[0]
+    mean, row = statistics.paired_difference(frame, "egl", "random", "wer").to_dict("records")
+    assert mean["query_percent"] == "mean" and mean["difference"] == row["difference"]
     assert row["difference"] == pytest.approx(-1)  # the seeds' offsets cancel
     assert statistics.verdict(row["low"], row["high"]) == "better"
+
+
+def test_p_is_that_of_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 10):
+        values = rng.normal(0.5, 1, n)
+        expected = scipy.stats.ttest_1samp(values, 0).pvalue
+        assert statistics.paired_p(values) == pytest.approx(expected, rel=1e-9)
+    assert statistics.paired_p([0.0, 0.0, 0.0]) == 1 and statistics.paired_p([1.0]) == 1
+    assert statistics.paired_p([1.0, 1.0, 1.0]) == 0
+
+
+def test_holm_is_the_closed_test_with_bonferroni():
+    """A hypothesis is rejected if every intersection that holds it is: brute force over subsets."""
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5):
+        p = pd.Series(rng.uniform(0, 0.3, size), index=rng.permutation(size))
+        subsets = [
+            list(part) for n in range(1, size + 1) for part in itertools.combinations(p.index, n)
+        ]
+        for name, corrected in statistics.holm(p).items():
+            closed = max(min(1, len(part) * p[part].min()) for part in subsets if name in part)
+            assert corrected == pytest.approx(closed)
+
+
+def test_comparisons_are_all_there_and_corrected_by_family():
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(8):
+        for percent in (10, 20):
+            for name, gain in (("random", 0), ("egl", 3), ("entropy", 0)):
+                wer = 20 - gain + 0.3 * rng.normal()
+                rows.append({"strategy": name, "query_percent": percent, "seed": seed, "wer": wer,
+                             "cer": rng.normal()})  # fmt: skip
+    table = statistics.comparisons(pd.DataFrame(rows), ("egl", "entropy"), ("cer", "wer"))
+    assert len(table) == 2 * 2 * 3  # measures, methods, two percentages and their mean
+    wer = table[table["metric"] == "wer"].set_index(["method", "query_percent"])
+    assert (wer.loc["egl", "verdict"] == "better").all()
+    assert (wer.loc["entropy", "verdict"] == "no difference seen").all()
+    single = wer[[percent != "mean" for _, percent in wer.index]]
+    pd.testing.assert_series_equal(
+        single["p_holm"], statistics.holm(single["p"]), check_names=False, check_like=True
+    )
+    mean = wer["difference"].unstack()
+    np.testing.assert_allclose(mean["mean"], mean[[10, 20]].mean(axis=1))
+    # an interval without zero is not enough
+    assert statistics.verdict(-2.0, -1.0, p=0.06) == "no difference seen"
+    assert statistics.verdict(-2.0, -1.0, p=0.04) == "better"
 
 
 @pytest.mark.parametrize("low, high, words", [

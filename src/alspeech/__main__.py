@@ -5,6 +5,7 @@ run       the same and the long work of one system (the paper's: base models, sc
           tables); can be killed and started again
 notebook  execute one notebook by papermill into build/<run>/
 data      download a corpus from its official address into data/
+findings  write again what README.md and results/README.md say of the committed results
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
 130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
@@ -26,7 +27,7 @@ SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="alspeech", description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=["check", "run", "notebook", "data"])
+    parser.add_argument("command", choices=["check", "run", "notebook", "data", "findings"])
     parser.add_argument("notebook", nargs="?", help="the notebook to execute")
     parser.add_argument("--preset", default="laptop", help="configs/<preset>.yaml")
     parser.add_argument("--corpus", default="synthetic")
@@ -43,10 +44,14 @@ def main() -> int:
     log = ROOT / "build" / f"{options.corpus}-{options.preset}" / "error.log"
     words = (options.preset, options.corpus, options.data)
     try:  # a wrong word is told at once
-        settings = None if options.command == "data" else load_settings(*words)
+        settings = None if options.command in ("data", "findings") else load_settings(*words)
     except UserError as error:
         return explain(error, log)
-    modules = {"data": "speech.download", "notebook": "workshop.notebooks"}
+    modules = {
+        "data": "speech.download",
+        "findings": "sisters.findings",
+        "notebook": "workshop.notebooks",
+    }
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
     signal.signal(signal.SIGINT, _interrupt)
@@ -54,6 +59,8 @@ def main() -> int:
         if options.command == "data":
             corpus, folder = work.get(options.corpus, options.subset)
             print(f"ready: make figures CORPUS={corpus} DATA={folder.relative_to(ROOT)}")
+        elif options.command == "findings":
+            print("changed:", ", ".join(work.write()) or "nothing")
         elif options.command == "notebook":
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
         else:

@@ -4,7 +4,9 @@
 
 Each is a step (workshop/steps.py), like those of experiment.py. *Methods* say what the unsupervised
 loss is made of (:func:`recipes`); *regimes* whether labelled steps stand between the others
-("anchored") or the model has only its own word ("free").
+("anchored"), the model has only its own word ("free"), or a share of the pool is labelled and the
+labels are used as much as the rest ("joined"). Every run is tested with its last weights, whatever
+became of it; ``wer_best`` is by the weights that had the lowest validation WER.
 """
 
 from __future__ import annotations
@@ -33,11 +35,15 @@ from ..workshop.errors import UserError, one_of
 from ..workshop.provenance import publish, tidy
 from ..workshop.steps import Step, in_parallel
 from ..workshop.store import Checkpoint, fingerprint, torch_bytes, write_bytes, write_csv
-from .slimipl import Monitor, Recipe, plan, train
+from .slimipl import SUPERVISED, Monitor, Recipe, plan, train
 
-# what is compared when a share of the pool is labelled, and how pl_active.csv calls it: equal
-# updates in all, so that it is not the training's length that wins
-USES = {"supervised_longer": "labels alone", "hard": "and pseudo-labels"}
+# what is compared when a share of the pool is labelled, as pl_active.csv calls it: pseudo-labels
+# for the rest, against labels alone for as many labelled updates, and for as many updates in all
+USES = {
+    "supervised": "labels alone",
+    "supervised_longer": "labels alone, longer",
+    "hard": "and pseudo-labels",
+}
 NOTHING = ("none", 0)  # no query: (strategy, percent)
 
 
@@ -50,8 +56,8 @@ def setting(settings: Settings) -> Settings:
 def recipes(config: PseudoLabelConfig) -> dict[str, Recipe]:
     """What each method's unsupervised loss is made of; its name is a key of plots.METHOD_STYLE."""
     return {
-        "supervised": Recipe(),  # labelled steps only: as many as beside the pseudo-labels,
-        "supervised_longer": Recipe(),  # or as many as all of their steps
+        "supervised": Recipe(),  # labelled updates only: as many as beside the pseudo-labels,
+        "supervised_longer": Recipe(),  # or as many as all of theirs
         "hard": Recipe(hard=1),
         "ema_hard": Recipe(hard=1, decay=config.decay),
         "soft": Recipe(soft=1),
@@ -68,15 +74,26 @@ def recipes(config: PseudoLabelConfig) -> dict[str, Recipe]:
 
 def options(config: PseudoLabelConfig, regime: str, method: str) -> PseudoLabelConfig:
     """The settings of one run: the preset's, with what its method and regime change."""
-    change = {}
+    names = {
+        "anchored": (),
+        "free": ("blocks", "rate", "cache", "replacement"),
+        "joined": ("blocks", "supervised", "unsupervised"),
+    }[regime]
+    change = {name: getattr(config, f"{regime}_{name}") for name in names}
     if regime == "free":
-        names = ("blocks", "rate", "cache", "replacement")
-        change = {name: getattr(config, f"free_{name}") for name in names} | {"supervised": 0}
-    if method == "supervised_longer":
-        change["supervised"] = config.supervised + config.unsupervised
+        change["supervised"] = 0
     if method in ("supervised", "supervised_longer"):
         change["unsupervised"] = 0
     return replace(config, **change)
+
+
+def training_steps(config: PseudoLabelConfig, regime: str, method: str) -> list[str]:
+    """What each step after the warm-up is. ``supervised_longer`` makes as many updates in all as a
+    run with pseudo-labels, whose first unlabelled steps only fill the cache."""
+    if method == "supervised_longer":
+        with_others = plan(options(config, regime, "hard"))
+        return [SUPERVISED] * (len(with_others) - config.warm_up - config.cache)
+    return plan(options(config, regime, method))[config.warm_up :]
 
 
 def warm_up(settings: Settings, seed: int) -> Step:
@@ -123,8 +140,8 @@ def _train_and_test(
 ) -> dict:  # fmt: skip
     """Train on the labelled set and the ``chosen`` of the pool, with the rest of it unlabelled.
 
-    Writes the monitor's rows, the pictures it took, and what the test set says, by the weights of
-    the best step.
+    Writes the monitor's rows, the pictures it took, and what the test set says of the last weights;
+    ``wer_best`` is by those of the best step after the first, on the validation set.
     """
     data, settings = prepare(settings), replace(settings, pseudo_labels=config)
     base, pool = data.split("base"), data.split("pool")
@@ -140,16 +157,16 @@ def _train_and_test(
     rows, collapsed = monitor.state["rows"], monitor.collapsed()
     write_csv(folder / "monitor.csv", pd.DataFrame(rows))
     tested = evaluate(model, data.store, data.split("test"), data.alphabet)
-    last = summarise(tested)
-    best = rows[-1] if collapsed else min(rows[1:], key=lambda row: row["validation_wer"])
-    if best is not rows[-1]:
-        model.load_state_dict(monitor.state["best"])
-        tested = evaluate(model, data.store, data.split("test"), data.alphabet)
     tested.to_csv(folder / "test.csv", index=False)
     posteriors = torch.stack(monitor.state["posteriors"])
     np.save(folder / "posteriors.npy", posteriors.numpy().astype(np.float16))
+    metrics = summarise(tested)
+    best, wer = min(rows[1:], key=lambda row: row["validation_wer"]), metrics["wer"]
+    if best is not rows[-1]:
+        model.load_state_dict(monitor.state["best"])
+        wer = summarise(evaluate(model, data.store, data.split("test"), data.alphabet))["wer"]
     return {
-        **summarise(tested), "wer_last": last["wer"], "tested_step": int(best["step"]),
+        **metrics, "wer_best": wer, "best_step": int(best["step"]),
         "collapsed_at": int(rows[-1]["step"]) if collapsed else None, "shown": monitor.shown,
         **counts, "labelled": len(labelled),
     }  # fmt: skip
@@ -181,13 +198,14 @@ def pseudo_labelled(
     one_of("method", method, recipes(settings.pseudo_labels))
     config = options(settings.pseudo_labels, regime, method)
     recipe, chosen = recipes(config)[method], queried(settings, strategy, percent, seed)
+    todo = training_steps(settings.pseudo_labels, regime, method)
 
     def compute(folder: Path) -> dict:
-        model, steps = load_warm_up(settings, seed), plan(config)[config.warm_up :]
-        return _train_and_test(folder, settings, config, model, steps, recipe, chosen, seed)
+        model = load_warm_up(settings, seed)
+        return _train_and_test(folder, settings, config, model, todo, recipe, chosen, seed)
 
-    names = "blocks supervised unsupervised rate dropout cache replacement every watched collapsed"
-    given = {name: getattr(config, name) for name in names.split()}
+    names = "rate dropout cache replacement every watched collapsed"
+    given = {name: getattr(config, name) for name in names.split()} | {"steps": fingerprint(todo)}
     return Step(
         f"pl-{regime}-{method}-{strategy}-{percent:g}-seed{seed}", compute,
         after=(warm_up(settings, seed),),
@@ -202,9 +220,9 @@ def tasks(settings: Settings) -> list[tuple]:
     for seed in range(settings.seeds):
         found += [("anchored", method, *NOTHING, seed) for method in config.anchored]
         found += [("free", method, *NOTHING, seed) for method in config.free]
-        found += [("anchored", m, *q, seed) for q in queries for m in USES]
-        found.append(("anchored", "supervised_longer", ALL, 100, seed))
-    cost = lambda task: len(plan(options(config, *task[:2])))  # noqa: E731
+        found += [("joined", m, *q, seed) for q in [NOTHING, *queries] for m in USES]
+        found += [("joined", m, ALL, 100, seed) for m in USES if m != "hard"]
+    cost = lambda task: len(training_steps(config, *task[:2]))  # noqa: E731
     return sorted(found, key=cost, reverse=True)
 
 
@@ -212,8 +230,8 @@ def run(settings: Settings) -> SimpleNamespace:
     """Everything from the corpus to the tables; what is done already is only read.
 
     Writes into ``results/<run>`` and returns, with that ``folder``, ``runs`` (pl_runs.csv: a row a
-    run), ``monitor`` (a measured step) and ``active`` (a query, seed and use of the rest: ``labels
-    alone`` or ``and pseudo-labels``); beside them ``provenance_pseudo_labels.json``.
+    run), ``monitor`` (a measured step) and ``active`` (a query, seed and use of the rest, by
+    ``USES``); beside them ``provenance_pseudo_labels.json``.
     """
     begun = time.perf_counter()
     check_names(settings)
@@ -234,15 +252,16 @@ def run(settings: Settings) -> SimpleNamespace:
 
 NAMES = ["regime", "method", "strategy", "query_percent", "seed"]
 MEASURED = (
-    "ctc", "cer", "wer", "wer_last", "tested_step", "collapsed_at", "labelled", "labelled_updates",
+    "ctc", "cer", "wer", "wer_best", "best_step", "collapsed_at", "labelled", "labelled_updates",
     "unlabelled_updates", "stored", "pseudo_labelled", "empty",
 )  # fmt: skip
 
 
 def _tables(settings: Settings, todo: list[tuple], folders: list) -> tuple:
     """(a row a run, a row a measured step), sorted."""
-    config, runs, steps = settings.pseudo_labels, [], []
-    order = ["anchored", "free", "none", "warm_up", *recipes(config), *config.strategies, ALL]
+    config, runs, monitor = settings.pseudo_labels, [], []
+    order = ["anchored", "free", "joined", "none", "warm_up", *recipes(config)]
+    order += [*config.strategies, ALL]
     places = {name: place for place, name in enumerate(order)}
     found = zip(todo, folders, strict=True)
     for task, folder in sorted(found, key=lambda pair: [places.get(x, x) for x in pair[0]]):
@@ -251,16 +270,16 @@ def _tables(settings: Settings, todo: list[tuple], folders: list) -> tuple:
         metrics = {name: metrics[name] for name in MEASURED}
         runs.append({"corpus": settings.corpus, "preset": settings.preset, **names, **metrics})
         measured = pd.read_csv(folder / "monitor.csv")
-        steps.append(measured.assign(**names)[[*NAMES, *measured]])
+        monitor.append(measured.assign(**names)[[*NAMES, *measured]])
     runs = pd.DataFrame(runs).astype({"collapsed_at": "Int64"})
-    return runs, pd.concat(steps, ignore_index=True)
+    return runs, pd.concat(monitor, ignore_index=True)
 
 
 def _active(settings: Settings, data: Corpus, runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that the joined curve is made of; those without a query belong to every strategy."""
     durations = data.split("pool").set_index("utt_id")["duration"]
     strategies = list(settings.pseudo_labels.strategies)
-    kept = runs[(runs["regime"] == "anchored") & runs["method"].isin(USES)]
+    kept = runs[runs["regime"] == "joined"]
     chosen = [queried(settings, *what) for what in kept[NAMES[2:]].itertuples(index=False)]
     table = kept.assign(
         strategy=[[name] if name in strategies else strategies for name in kept["strategy"]],
@@ -287,14 +306,14 @@ def pictures(settings: Settings, regime: str, method: str, seed: int) -> dict:
 def differences(runs: pd.DataFrame, reference: pd.DataFrame, metric: str = "wer") -> pd.DataFrame:
     """Each method's error minus the reference's, paired by seed: a row a method.
 
-    Columns ``difference, low, high`` (95 % interval over the seeds that did not collapse),
-    ``seeds``, and how many of them ``collapsed``. Both tables are rows of pl_runs.csv.
+    Columns ``difference, low, high`` (95 % interval over seeds), ``seeds``, and how many of them
+    ``collapsed``, which count as the others do. Both tables are rows of pl_runs.csv.
     """
     base, rows = reference.set_index("seed")[metric], {}
     for method, part in runs.groupby("method", sort=False):
-        kept = part[part["collapsed_at"].isna()].set_index("seed")[metric]
-        found = interval(kept - base[kept.index]) if len(kept) else [float("nan")] * 3
-        rows[method] = [*found, len(part), len(part) - len(kept)]
+        values = part.set_index("seed")[metric]
+        found = interval(values - base[values.index])
+        rows[method] = [*found, len(part), int(part["collapsed_at"].count())]
     columns = ["difference", "low", "high", "seeds", "collapsed"]
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 

@@ -355,7 +355,8 @@ def frames_of(model, store, utterances: pd.DataFrame, config) -> dict[str, Tenso
 
 class Monitor:
     """Measures a model on watched unlabelled utterances, whose transcripts only we know, and on the
-    validation set; keeps the weights that had the lowest validation WER; tells a collapse."""
+    validation set; keeps the weights that had the lowest validation WER; tells a collapse, by the
+    validation set alone: what nobody has labelled decides nothing."""
 
     def __init__(self, data, settings: Settings):
         self.data, self.settings = data, settings
@@ -396,7 +397,8 @@ class Monitor:
         return self.collapsed()
 
     def collapsed(self) -> bool:
-        """Is the share of words that pseudo-labels get right below ``collapsed`` of what it was at
-        the first step? A model that got hardly one in ten right has none to lose."""
-        first, last = (100 - self.state["rows"][n]["pseudo_wer"] for n in (0, -1))
+        """Is the share of the validation set's words that the model gets right below ``collapsed``
+        of what it was at the first step? One that got hardly one in ten right has none to lose."""
+        rows = self.state["rows"]
+        first, last = (100 - rows[n]["validation_wer"] for n in (0, -1))
         return first > 10 and last < self.settings.pseudo_labels.collapsed * first

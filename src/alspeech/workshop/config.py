@@ -186,8 +186,8 @@ class PseudoLabelConfig(Section):
     prior: AtLeast0 = 1.0
     temperature: Positive = 0.5
     decay: Part = 0.999
-    # monitor: steps between two measurements, utterances that are watched; a run has collapsed
-    # when its labels get less than this share of the words right that they did after the warm-up
+    # monitor: steps between two measurements, utterances that are watched; a run has collapsed when
+    # it gets less than this share of the validation set's words right that it did after the warm-up
     every: Count = 100
     watched: Count = 160
     collapsed: Share = 0.33
@@ -204,7 +204,11 @@ class PseudoLabelConfig(Section):
     free_rate: Positive = 5e-3
     free_cache: Count = 4
     free_replacement: Share = 1.0
-    # label a share of the pool by these strategies, pseudo-label the rest
+    # label a share of the pool by these strategies, pseudo-label the rest; with as many labelled
+    # steps as unlabelled ones, so that the labels are used
+    joined_blocks: Count = 300
+    joined_supervised: Count = 1
+    joined_unsupervised: Count = 1
     strategies: Names = ("random", "egl")
     # labels for all of the pool would leave no audio to pseudo-label
     query_percents: tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, lt=100)], ...] = (10, 30)

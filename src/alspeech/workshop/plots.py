@@ -37,7 +37,7 @@ METHOD_STYLE = {
     # pseudo_labels.py
     "warm_up": ("after the warm-up", "#000000", "x", ":"),
     "supervised": ("labels only", "#000000", "o", ":"),
-    "supervised_longer": ("labels only, all steps", "#000000", "s", ":"),
+    "supervised_longer": ("labels only, all updates", "#000000", "s", ":"),
     "hard": ("hard", "#0072B2", "o", "-"),
     "ema_hard": ("hard, EMA teacher", "#0072B2", "s", "--"),
     "soft": ("soft", "#D55E00", "D", "-"),
@@ -364,16 +364,19 @@ MONITOR_LABEL = {
 
 
 def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
-    """A row a method: difference in error and its 95 % interval over the seeds that did not
-    collapse; ``table`` is indexed by method, as pseudo_labels.differences returns it."""
+    """A row a method: difference in error and its 95 % interval over seeds, and how many of them
+    collapsed; ``table`` is indexed by method, as pseudo_labels.differences returns it. Methods all
+    of whose runs collapsed stand at the right edge: their differences would squeeze the rest."""
+    whole = table["collapsed"] == table["seeds"]
     for y, (method, row) in enumerate(table.iterrows()):
         _, colour, marker, _ = METHOD_STYLE[method]
-        if row["seeds"] > row["collapsed"]:
+        if not whole[method]:
             bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
             bars = bars if np.isfinite(bars).all() else None  # one seed has no interval
             ax.errorbar(row["difference"], y, None, bars, color=colour, marker=marker, capsize=2)
         if row["collapsed"]:
-            text = f" collapsed: {row['collapsed']:.0f} of {row['seeds']:.0f}"
+            beyond = f"{row['difference']:+.0f}, " * bool(whole[method])
+            text = f"{beyond}collapsed: {row['collapsed']:.0f} of {row['seeds']:.0f}"
             ax.text(0.99, y, text, transform=ax.get_yaxis_transform(), fontsize=7,
                     ha="right", va="bottom")  # fmt: skip
     ax.axvline(0, color="0.45", linewidth=0.8, zorder=0)
@@ -385,14 +388,18 @@ def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
 def plot_joined(ax: Axes, active: pd.DataFrame, metric: str = "wer") -> Axes:
     """Error against the share of the pool that is labelled, with and without pseudo-labels for the
     rest; mean and 95 % interval over seeds. ``active`` are the rows of pl_active.csv."""
-    alone = {"labels alone": {"markerfacecolor": "white", "linestyle": ":"}}
-    known = active[(active["query_percent"] < 100) & active["collapsed_at"].isna()]
+    alone = {
+        "labels alone": {"markerfacecolor": "white", "linestyle": ":"},
+        "labels alone, longer": {"markerfacecolor": "white", "linestyle": "--"},
+    }
+    known = active[active["query_percent"] < 100]
     lines = []
     for (use, strategy), rows in known.groupby(["use", "strategy"], sort=False):
         label = {"label": f"{METHOD_STYLE[strategy][0]}, {use}"}
         lines.append((_style(strategy) | alone.get(use, {"linestyle": "-"}) | label, rows))
     _curves(ax, lines, metric)
-    everything = active.loc[active["query_percent"] == 100, metric].mean()
+    longer = active[active["use"] == "labels alone, longer"]
+    everything = longer.loc[longer["query_percent"] == 100, metric].mean()
     _bound(ax, everything, "all of the pool labelled")
     ax.set(xlabel="pool labelled (%)", ylabel=METRIC_LABEL[metric])
     return ax

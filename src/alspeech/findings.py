@@ -1,0 +1,364 @@
+"""Sentences from tables: what README.md, results/README.md and the notebooks say of results.
+
+    make findings    write every such passage again, from the result files
+
+A passage stands between ``<!-- findings: name -->`` and ``<!-- end -->``, and ``PASSAGES`` has a
+function of that name. Each lists all comparisons of its kind by a rule, whatever they say: so many
+of so many intervals exclude zero, these are left after Holm's correction, no difference is seen in
+the rest. Nothing is computed here that is not in the files of ``results/``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import textwrap
+
+import pandas as pd
+
+from .statistics import MEAN, comparisons, holm, interval, paired_p, spearman, verdict
+from .tables import METRICS
+from .workshop.config import ROOT
+from .workshop.errors import UserError
+from .workshop.plots import METHOD_STYLE
+from .workshop.store import read_csv, write_text
+
+UNITS = {"ctc": "CTC loss", "cer": "CER", "wer": "WER"}
+DIGITS = {"ctc": 2, "cer": 2, "wer": 2}
+MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: by default, and more
+
+# ---------------------------------------------------------------- numbers and words
+
+
+def number(x: float, digits: int = 1, sign: bool = True) -> str:
+    """A number with a true minus, and a plus where it is a difference; never "−0.0"."""
+    text = f"{x:+.{digits}f}" if sign else f"{x:.{digits}f}"
+    if not float(text):
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def spread(mean: float, low: float, high: float, digits: int = 1, sign: bool = True) -> str:
+    """A mean and its 95 % interval, which one seed does not have."""
+    bounds = [number(x, digits, sign) for x in (low, high)]
+    return number(mean, digits, sign) + ("" if low != low else f" [{', '.join(bounds)}]")
+
+
+def label(method: str) -> str:
+    return METHOD_STYLE.get(method, (method,))[0]
+
+
+def listed(words) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def markdown(header: list[str], rows: list[list[str]], numbers_from: int = 1) -> str:
+    """A table in Markdown; columns from ``numbers_from`` on are set to the right."""
+    rule = ["---" if n < numbers_from else "--:" for n in range(len(header))]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [header, rule, *rows])
+
+
+def tested(differences) -> dict:
+    """``difference, low, high, p`` of paired differences."""
+    return dict(zip(("difference", "low", "high"), interval(differences), strict=True)) | {
+        "p": paired_p(differences)
+    }
+
+
+def judged(rows: list[dict]) -> pd.DataFrame:
+    """Rows of :func:`tested` as one family: corrected by Holm, with a verdict each."""
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p"])
+    found = zip(table["low"], table["high"], table["p_holm"], strict=True)
+    return table.assign(verdict=[verdict(*row) for row in found])
+
+
+def cell(row, digits: int = 1) -> str:
+    """A row of :func:`judged` or ``comparisons``: bold where a difference is left."""
+    text = spread(row["difference"], row["low"], row["high"], digits)
+    return text if row["verdict"] == "no difference seen" else f"**{text}**"
+
+
+# ---------------------------------------------------------------- methods against random
+
+
+def methods_of(curves: pd.DataFrame) -> list[str]:
+    return [s for s in curves["strategy"].unique() if s not in ("base", "all", "random")]
+
+
+def against_random(curves: pd.DataFrame, metrics=METRICS) -> str:
+    """The figure decided on beforehand: the mean over percentages, a row a method."""
+    methods = methods_of(curves)
+    table = comparisons(curves, methods, metrics).set_index(["query_percent", "method", "metric"])
+    rows = [[label(m), *(cell(table.loc[MEAN, m, k], DIGITS[k]) for k in metrics)] for m in methods]
+    return markdown(["mean over percentages, − random", *(UNITS[k] for k in metrics)], rows)
+
+
+def single(curves: pd.DataFrame, metrics=METRICS) -> str:
+    """All methods at all percentages, in sentences that leave none out."""
+    methods = methods_of(curves)
+    table = comparisons(curves, methods, metrics)
+    table = table[table["query_percent"] != MEAN]
+    clear = (table["low"] > 0) | (table["high"] < 0)
+    percents = sorted(table["query_percent"].unique())
+    text = (
+        f"Of {len(table)} single comparisons with random ({listed(map(label, methods))}; "
+        f"{listed(f'{p:g}' for p in percents)} %; {listed(UNITS[k] for k in metrics)}) "
+        f"{int(clear.sum())} have a 95 % interval without zero, and "
+    )
+    left = table[table["verdict"] != "no difference seen"]
+    if left.empty:
+        return text + "after Holm's correction none is left: *no difference seen*."
+    verb = "is" if len(left) == 1 else "are"
+    said = []
+    for word in ("better", "worse"):
+        part = left[left["verdict"] == word]
+        where = [
+            f"{label(method)} in {UNITS[metric]} at {listed(f'{p:g}' for p in found)} %"
+            for (metric, method), found in part.groupby(["metric", "method"], sort=False)[
+                "query_percent"
+            ]
+        ]
+        said += [f"*{word}*: {'; '.join(where)}"] if where else []
+    return (
+        text
+        + f"after Holm's correction {len(left)} {verb} left. {'. '.join(said)}. The rest: "
+        + ("*no difference seen*.")
+    )
+
+
+def gain(curves: pd.DataFrame, metric: str) -> tuple[float, float, float]:
+    """What all labels of the pool take off the base model's error."""
+    by_seed = curves.pivot_table(metric, "seed", "strategy")
+    return interval(by_seed["base"] - by_seed["all"])
+
+
+def rho(scores: pd.DataFrame, a: str, b: str) -> tuple[float, float, float]:
+    return interval([spearman(part[a], part[b]) for _, part in scores.groupby("seed")])
+
+
+# ---------------------------------------------------------------- result files
+
+
+@functools.cache
+def table(run: str, name: str) -> pd.DataFrame:
+    path = ROOT / "results" / run / f"{name}.csv"
+    if not path.exists():
+        raise UserError(f"{path.relative_to(ROOT)} is missing: the findings are read from it")
+    return read_csv(path)
+
+
+@functools.cache
+def provenance(run: str, name: str = "provenance") -> dict:
+    return json.loads((ROOT / "results" / run / f"{name}.json").read_text())
+
+
+def seeds(run: str) -> int:
+    return len(provenance(run)["seeds"])
+
+
+# ---------------------------------------------------------------- README.md
+
+
+def main_run() -> str:
+    """What Figure 1 and Figure 2 show: the default run, and the one with more seeds."""
+    parts = []
+    for run, where in ((MAIN, "this figure"), (LONG, "`PRESET=reference`")):
+        curves = table(run, "error_curves")
+        parts += [
+            f"**{seeds(run)} seeds** ({where}). All labels of the pool take "
+            f"{spread(*gain(curves, 'wer'), sign=False)} points off the base model's word error "
+            f"rate. {single(curves)}",
+            against_random(curves),
+        ]
+    scores = table(MAIN, "scores")
+    pctc, egl = (spread(*rho(scores, name, "entropy"), 2, sign=False) for name in ("pctc", "egl"))
+    parts.append(
+        f"Of the rankings, Spearman's ρ of pCTC and entropy is {pctc}, of EGL and entropy {egl}."
+    )
+    return "\n\n".join(parts)
+
+
+def paper() -> str:
+    """The paper's figures and table beside ours."""
+    curves, scores = table(MAIN, "error_curves"), table(MAIN, "scores")
+    printed = pd.read_csv(ROOT / "results" / "paper_table1.csv")
+    theirs = printed.pivot_table("wer", "query_percent", "strategy")
+    keys = ["metric", "method", "query_percent"]
+    every = comparisons(curves, methods_of(curves)).set_index(keys)
+    ends = {name: curves.loc[curves["strategy"] == name, "wer"].mean() for name in ("base", "all")}
+    link = {n: f"[{n}](notebooks/{n}_{name}.ipynb)" for n, name in NOTEBOOKS.items()}
+    wer = f"WER {ends['base']:.1f} % (base) to {ends['all']:.1f} % (all labels)"
+    won = spread(*gain(curves, "wer"), sign=False)
+    rows = [
+        ["Figure 1, error curves", link[3], f"{wer}, a gain of {won} points", "no such numbers"]
+    ]
+    for method in methods_of(curves):
+        what = f"Table 1, {label(method)} − random at 20 %, WER points"
+        ours = every.loc["wer", method, 20]
+        printed = number(theirs.loc[20, method] - theirs.loc[20, "random"], 2)
+        rows.append([what, link[3], f"{cell(ours, 2)}: {ours['verdict']}", f"{printed} (one run)"])
+    for figure, name, said in (("2a", "pctc", "on the diagonal"), ("2b", "egl", "off it")):
+        ours = spread(*rho(scores, name, "entropy"), 2, sign=False)
+        rows.append([f"Figure {figure}, ρ of {label(name)} and entropy", link[4], ours, said])
+    return markdown(["", "notebook", "ours (synthetic, laptop)", "the paper's"], rows, 9)
+
+
+NOTEBOOKS = {3: "error_curves", 4: "rankings"}
+
+# ---------------------------------------------------------------- results/README.md
+
+RUNS = (  # folder, system's provenance, what, made by, tables
+    (MAIN, "", "Figures 1 and 2, Table 1", "make figures", "table1.md error_curves.csv scores.csv"),
+    (LONG, "", "… with more seeds", "make figures PRESET=reference", "table1.md error_curves.csv"),
+    ("fsdd-digits", "", "… on digit strings", "make figures PRESET=digits CORPUS=fsdd DATA=…",
+     "table1.md error_curves.csv scores.csv"),
+    ("kaldi-recorded", "", "… on read sentences",
+     "make figures PRESET=recorded CORPUS=kaldi DATA=…", "table1.md error_curves.csv scores.csv"),
+    ("kaldi-recorded-scratch", "", "… the same from scratch",
+     "make figures PRESET=recorded-scratch CORPUS=kaldi DATA=…",
+     "table1.md error_curves.csv scores.csv"),
+    (MAIN, "_loss_prediction", "loss prediction", "make loss-prediction",
+     "lp_curves.csv lp_variants.csv lp_predictions.csv lp_scores.csv"),
+    (MAIN, "_pseudo_labels", "pseudo-labels", "make pseudo-labels",
+     "pl_runs.csv pl_monitor.csv pl_active.csv"),
+    *((run, "_aloe", what, made, "aloe_curves.csv aloe_runs.csv aloe_table1.csv aloe_table2.csv")
+      for run, what, made in (
+          (MAIN, "ALOE", "make aloe"),
+          ("fsdd-laptop", "… on digits and their speakers", "make aloe CORPUS=fsdd DATA=…"),
+          ("esc10-laptop", "… on ESC-10's sounds", "make aloe CORPUS=esc10 DATA=…"))),
+)  # fmt: skip
+
+
+def runs() -> str:
+    """Every committed run: how it is made, how often, how long that took, and its files."""
+    rows = []
+    for run, system, what, made, names in RUNS:
+        found = provenance(run, f"provenance{system}")
+        often = f"{found['config']['aloe']['runs']} runs" if system == "_aloe" else seeds(run)
+        took = f"{found['wall_seconds'] / 60:.0f} min, {found['hardware']['cores']} cores"
+        links = [f"[{name}]({run}/{name})" for name in names.split()]
+        figures = f" ([figures](../figures/{run}))" if (ROOT / "figures" / run).is_dir() else ""
+        rows.append([
+            what + figures, f"`{made}`", often, took, ", ".join(links),
+            f"[provenance]({run}/provenance{system}.json)",
+        ])  # fmt: skip
+    return markdown(["run", "made by", "seeds", "took", "tables", "comes from"], rows, 9)
+
+
+def digits() -> str:
+    curves = table("fsdd-digits", "error_curves")
+    pool = int(curves.loc[curves["strategy"] == "all", "n_utterances"].iloc[0])
+    mean = curves.groupby(["strategy", "query_percent"])["wer"].mean()
+    percents = ", ".join(f"{p:g} %: {wer:.1f} %" for p, wer in mean["random"].items())
+    return (
+        f"WER falls from {mean['base', 0]:.1f} % (base) to {mean['all', 100]:.1f} % (all {pool} "
+        f"strings of the pool); after random queries {percents}. Mean over {seeds('fsdd-digits')} "
+        f"seeds. {single(curves)}\n\n{against_random(curves)}"
+    )
+
+
+def recorded() -> str:
+    starts = {
+        "kaldi-recorded": "From the laptop preset's base model (`recorded`)",
+        "kaldi-recorded-scratch": "From scratch (`recorded-scratch`)",
+    }
+    parts = []
+    for run, name in starts.items():
+        curves, scores = table(run, "error_curves"), table(run, "scores")
+        mean = curves.groupby("strategy")[["cer", "wer"]].mean()
+        cer, wer = (f"{mean[m]['base']:.1f} to {mean[m]['all']:.1f} %" for m in ("cer", "wer"))
+        pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
+        parts += [
+            f"**{name}**, {seeds(run)} seeds. From base to all of the pool CER falls from {cer}, "
+            f"WER from {wer}. {single(curves)} Spearman's ρ of pCTC and entropy is {pctc}, of EGL "
+            f"and entropy {egl}.",
+            against_random(curves),
+        ]
+    return "\n\n".join(parts)
+
+
+SPEED = {  # how rows of make bench begin, and what they are called
+    "EGL, K = 100, R = 5, against": "EGL, K = 100, by five directions, against 100 backward passes",
+    "EGL, K = 100, R = 5: Spearman": "… Spearman's ρ between the two",
+    "EGL, K = 100, R = 5, in training": "… in training passes over the same utterances",
+    "EGL, K = 100, exact": "EGL, exact, against 100 backward passes",
+    "EGL, exact: largest": "… largest relative error",
+    "100 best, beam 100, against f": "100-best beam search, beam 100, against flashlight",
+    "100 best, beam 120, against f": "… pruned as far as its mass allows, beam 120",
+    "100 best, beam 100, against p": "… beam 100, against pyctcdecode",
+    "training step": "training step, against packed sequences in fp32",
+    "loss prediction": "predicted loss, in forward passes over the same utterances",
+    "ALOE: a fresh classifier, 50": "ALOE: a classifier of 50 labels, against nn.Linear with Adam",
+    "ALOE: a fresh classifier, 630": "… of 630 labels",
+}
+
+
+def speed() -> str:
+    """The rows of ``make bench`` that say what a score costs."""
+    rows = json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+    shown = []
+    for start, text in SPEED.items():
+        row = next(row for row in rows if row["name"].startswith(start))
+        values = [
+            f"{row[x]:.3g}" if row[x] is not None else "" for x in ("ours", "theirs", "ratio")
+        ]
+        unit = row["unit"] if row["unit"].startswith("ms") else ""
+        shown.append([text, *values[:2], unit, values[2] and f"{values[2]} ×"])
+    return markdown(["", "ours", "theirs", "", "ratio"], shown)
+
+
+def sizes() -> str:
+    """The laptop preset's corpus and model, beside the paper's."""
+    settings, curves = provenance(MAIN)["config"], table(MAIN, "error_curves")
+    build, model = settings["build"], settings["model"]
+    hours = curves.loc[curves["strategy"] == "all", "hours"].iloc[0]
+    rows = [
+        ["base", "190 h", f"{build['base']:,} utterances"],
+        ["pool", "1,700 h", f"{build['pool']:,} utterances, {hours:.2f} h"],
+        ["test", "156 h", f"{build['test']:,} utterances"],
+        ["recurrent layers", "7, GRU, both directions",
+         f"{model['layers']}, {model['cell'].upper()}, both directions, {model['hidden']} units"],
+        ["seeds", "1", str(seeds(MAIN))],
+    ]  # fmt: skip
+    return markdown(["", "the paper", "`make figures`"], rows, 9)
+
+
+# ---------------------------------------------------------------- passages
+
+PASSAGES = {
+    "main run": main_run, "paper": paper, "runs": runs, "digits": digits, "recorded": recorded,
+    "speed": speed, "sizes": sizes,
+}  # fmt: skip
+FILES = ("README.md", "results/README.md")
+PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+
+
+def written(text: str, passages: dict) -> str:
+    """A page with its passages as the result files have it. Raises ``UserError`` for one that
+    nobody writes."""
+
+    def one(match) -> str:
+        if match[2] not in passages:
+            raise UserError(f"no passage is called '{match[2]}': use one of {', '.join(passages)}")
+        blocks = passages[match[2]]().strip().split("\n\n")
+        filled = [b if b.startswith("|") else textwrap.fill(b, 120, **WHOLE) for b in blocks]
+        text = "\n\n".join(filled)
+        return f"{match[1]}\n{text}\n{match[4]}"
+
+    return PASSAGE.sub(one, text)
+
+
+WHOLE = {"break_long_words": False, "break_on_hyphens": False}
+
+
+def write(passages: dict) -> list[str]:
+    """Write the passages of every page again, or of none; names of the pages that have changed."""
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in FILES}
+    new = {name: written(text, passages) for name, text in pages.items()}
+    changed = [name for name in pages if new[name] != pages[name]]
+    for name in changed:
+        write_text(ROOT / name, new[name])
+    return changed

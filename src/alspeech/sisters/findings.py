@@ -1,0 +1,273 @@
+"""What results/README.md and notebooks 5 to 7 say of the sister systems; see ../findings.py."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .. import findings
+from ..findings import (
+    MAIN,
+    against_random,
+    cell,
+    judged,
+    label,
+    listed,
+    markdown,
+    number,
+    provenance,
+    single,
+    spread,
+    table,
+    tested,
+)  # fmt: skip
+from ..tables import METRICS
+from .few_labels import ALL, MODES, RANDOM
+from .loss_prediction import qualities
+from .pseudo_labels import USES
+
+# ---------------------------------------------------------------- loss prediction
+
+
+def loss_prediction(variants: pd.DataFrame, predictions: pd.DataFrame, curves: pd.DataFrame) -> str:
+    """How well the loss is predicted, what joint training costs, and what querying by it buys; of
+    the tables ``lp_*.csv``."""
+    rows = []
+    for row in qualities(predictions[predictions["variant"] == "joint"]).to_dict("records"):
+        ends = [[row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in QUALITIES]
+        rows.append([label(row["predictor"]), *(spread(*x, 2, sign=False) for x in ends)])
+    wide = variants.pivot_table(list(METRICS), "seed", "variant")
+    price = judged([tested(wide[m, "joint"] - wide[m, "no_prediction"]) for m in METRICS])
+    change = [
+        f"{cell(row, 2)} in {name} ({row['verdict']})"
+        for name, row in zip(("CTC loss", "CER", "WER"), price.to_dict("records"), strict=True)
+    ]
+    return "\n\n".join([
+        markdown(["true loss a token of unheard speakers", *QUALITIES.values()], rows),
+        f"Joint training, against the same recogniser without the prediction: {listed(change)}.",
+        single(curves),
+        against_random(curves),
+    ])  # fmt: skip
+
+
+QUALITIES = {"spearman": "ρ of the ranks", "explained": "variance explained"}
+
+# ---------------------------------------------------------------- pseudo-labels
+
+SEQUENCE = ("sampled_text", "sampled_frames")
+
+
+def _paired(runs: pd.DataFrame, reference: pd.DataFrame, metric: str = "wer") -> dict:
+    return tested(runs.set_index("seed")[metric] - reference.set_index("seed")[metric])
+
+
+def _collapsed(runs: pd.DataFrame) -> str:
+    return f"{runs['collapsed_at'].count()} of {len(runs)}"
+
+
+def pseudo_labels(runs: pd.DataFrame, config: dict) -> str:
+    """Every method against what it is to be held against, with labelled steps and without; of
+    pl_runs.csv, and the preset's ``pseudo_labels``."""
+    part = dict(list(runs[runs["query_percent"] == 0].groupby(["regime", "method"])))
+    methods = [m for m in dict.fromkeys((*config["anchored"], *config["free"])) if m not in ALONE]
+    columns = []
+    for _, regime, reference in HELD_AGAINST:
+        known = [m for m in methods if (regime, m) in part and reference in part]
+        rows = [_paired(part[regime, m], part[reference]) for m in known]
+        columns.append(dict(zip(known, _cells(rows), strict=True)))
+    rows = []
+    for m in methods:
+        ends = [_collapsed(part[r, m]) if (r, m) in part else "" for r in ("anchored", "free")]
+        found = [column.get(m, "") for column in columns]
+        rows.append([label(m), *found[:3], ends[0], found[3], ends[1]])
+    names = [name for name, *_ in HELD_AGAINST]
+    table = markdown(["WER, points", *names[:3], "collapsed", names[3], "collapsed"], rows)
+    changed = [
+        f"{name} {config[key]:g} → {config[f'free_{key}']:g}"
+        for key, name in FREE.items()
+        if config[key] != config[f"free_{key}"]
+    ]
+    if not changed:
+        return table
+    return f"{table}\n\nWithout labelled steps that is not all that changes: {listed(changed)}."
+
+
+ALONE = ("supervised", "supervised_longer")
+HELD_AGAINST = (  # column, regime, what is held against it
+    ("− labels only", "anchored", ("anchored", "supervised")),
+    ("− labels only, as many updates in all", "anchored", ("anchored", "supervised_longer")),
+    ("− the warm-up", "anchored", ("none", "warm_up")),
+    ("without labelled steps: − the warm-up", "free", ("none", "warm_up")),
+)
+FREE = {"rate": "learning rate", "cache": "cache", "replacement": "replacement"}
+
+
+def _cells(rows: list[dict]) -> list[str]:
+    """A column of a table: one family."""
+    return [cell(row) for row in judged(rows).to_dict("records")] if rows else []
+
+
+def sequence(runs: pd.DataFrame) -> str:
+    """One drawn alignment as a text less the same one frame by frame."""
+    part = dict(list(runs[runs["query_percent"] == 0].groupby(["regime", "method"])))
+    words = {"anchored": "with labelled steps", "free": "without"}
+    both = {r: [part.get((r, method)) for method in SEQUENCE] for r in words}
+    both = {r: pair for r, pair in both.items() if all(x is not None for x in pair)}
+    columns = [_cells([_paired(*x, m) for x in both.values()]) for m in ("wer", "wer_best")]
+    rows = [
+        [words[regime], last, best, *map(_collapsed, both[regime])]
+        for regime, last, best in zip(both, *columns, strict=True)
+    ]
+    header = ["text − frames, WER, points", "last weights", "weights with the best validation WER",
+              "collapsed: text", "frames"]  # fmt: skip
+    return markdown(header, rows)
+
+
+def joined(runs: pd.DataFrame) -> str:
+    """Pseudo-labels for the rest of the pool against labels alone; and EGL against random."""
+    own = runs[runs["regime"] == "joined"]
+    part = dict(list(own.groupby(["strategy", "query_percent", "method"])))
+    asked = sorted(
+        {key[:2] for key in part if key[0] != "all"}, key=lambda q: (q[1], q[0] != RANDOM)
+    )
+    columns = [
+        _cells([_paired(part[(*q, "hard")], part[(*q, method)]) for q in asked]) for method in ALONE
+    ]
+    rows = [
+        [f"{percent:g} % by {label(name)}" if percent else "nothing", *both]
+        for (name, percent), *both in zip(asked, *columns, strict=True)
+    ]
+    counts = {m: _updates(own[own["method"] == m]) for m in USES}
+    alone, longer = (counts[m] for m in ALONE)
+    header = ["labelled", f"and pseudo-labels − labels alone ({alone} updates)",
+              f"− labels alone, longer ({longer})"]  # fmt: skip
+    text = f"With pseudo-labels a run makes {counts['hard']} labelled + unlabelled updates."
+    tables = [text, markdown(header, rows)]
+    to_random = [q for q in asked if q[0] != RANDOM and (RANDOM, q[1], "hard") in part]
+    if to_random:
+        columns = [
+            _cells([_paired(part[(*q, m)], part[RANDOM, q[1], m]) for q in to_random]) for m in USES
+        ]
+        rows = [
+            [f"{label(name)} − random at {percent:g} %", *cells]
+            for (name, percent), *cells in zip(to_random, *columns, strict=True)
+        ]
+        tables.append(markdown(["WER, points", *USES.values()], rows))
+    return "\n\n".join(tables)
+
+
+def _updates(runs: pd.DataFrame) -> str:
+    """How many labelled and unlabelled updates runs made: "300 + 270", "299–300 + 0"."""
+    kinds = (runs[f"{kind}_updates"] for kind in ("labelled", "unlabelled"))
+    return " + ".join("–".join(dict.fromkeys(f"{x:g}" for x in (k.min(), k.max()))) for k in kinds)
+
+
+# ---------------------------------------------------------------- ALOE
+
+UNCERTAINTY = "margin"
+
+
+def _leads(runs: pd.DataFrame, a: str, b: str, what: str) -> dict:
+    """``a`` minus ``b`` paired by run, as one family: a row of it by (task, mode)."""
+    rows = {}
+    for key, part in runs.groupby(["task", "mode"], sort=False):
+        wide = part.pivot_table(what, "run", "strategy")
+        if {a, b} <= set(wide):
+            rows[key] = tested(wide[a] - wide[b])
+    found = judged([*rows.values()]).to_dict("records") if rows else []
+    return dict(zip(rows, found, strict=True))
+
+
+def aloe(by_corpus: dict) -> str:
+    """Uncertainty (smallest margin) against random at the end, on every corpus, task and mode; of
+    aloe_runs.csv by corpus."""
+    rows, header = [], ["test accuracy at the end (%)", "all labels"]
+    for mode in MODES:
+        header += [f"class-{mode}: random", "uncertainty", "lead"]
+    for corpus, runs in by_corpus.items():
+        own = runs[runs["encoder"] == runs["encoder"].iloc[0]]
+        leads = _leads(own, UNCERTAINTY, RANDOM, "test")
+        mean = own.groupby(["task", "mode", "strategy"], sort=False)["test"].mean()
+        for task in own["task"].unique():
+            row = [f"{corpus}: {task.replace('_', ' ')}", f"{mean[task, ALL, ALL]:.1f}"]
+            for mode in MODES:
+                row += [f"{mean[task, mode, s]:.1f}" for s in (RANDOM, UNCERTAINTY)]
+                row.append(cell(leads[task, mode]))
+            rows.append(row)
+    return markdown(header, rows)
+
+
+def aloe_details(runs: pd.DataFrame) -> str:
+    """Encoders, logits instead of probabilities, and stopping; of one corpus's aloe_runs.csv."""
+    first = runs["encoder"].iloc[0]
+    own = runs[runs["encoder"] == first]
+    logits = [
+        _leads(own, f"{name}_logits", name, "mean_test")
+        for name in (UNCERTAINTY, "least_confidence")
+    ]
+    stop = own[own["strategy"] == UNCERTAINTY]
+    saved, lost = 100 * (1 - stop["stop_labels"] / stop["labels"]), stop["stop_test"] - stop["test"]
+    by_task = stop.assign(saved=saved, lost=lost).groupby(["task", "mode"], sort=False)
+    stop = by_task[["saved", "lost"]].mean()
+    rows = [
+        [f"{task.replace('_', ' ')}, class-{mode}",
+         *(cell(t[task, mode]) if t else "" for t in logits),
+         f"{stop.loc[(task, mode), 'saved']:.0f}", number(stop.loc[(task, mode), "lost"])]
+        for task, mode in stop.index
+    ]  # fmt: skip
+    header = ["points of accuracy", "logits − probabilities, margin", "least confidence",
+              "stopping at a plateau: labels saved (%)", "points"]  # fmt: skip
+    aware = runs[runs["mode"].isin([MODES[0], ALL])]
+    found, keys = [], []
+    for key, part in aware.groupby(["task", "encoder"], sort=False):
+        wide = part.pivot_table("mean_test", "run", "strategy")
+        found.append(tested(wide[UNCERTAINTY] - wide[RANDOM]) | {"all": wide[ALL].mean()})
+        keys.append(key)
+    encoders = [
+        [task.replace("_", " "), encoder, f"{row['all']:.1f}", cell(row)]
+        for (task, encoder), row in zip(keys, judged(found).to_dict("records"), strict=True)
+    ]
+    of_encoders = ["task", "encoder", "all labels (%)", "lead over all steps, class-aware"]
+    return "\n\n".join([markdown(header, rows), markdown(of_encoders, encoders, 2)])
+
+
+def protocol() -> str:
+    """How many classifiers a task takes, and what its encoder has learned from."""
+    config = provenance(MAIN, "provenance_aloe")["config"]
+    own = config["aloe"]
+    count = own["runs"] * len(own["strategies"]) * len(MODES) * (own["steps"] + 1)
+    base = config["build"]["base"]
+    return (
+        f"{own['runs']} runs × {len(own['strategies'])} strategies × {len(MODES)} modes × "
+        f"{own['steps'] + 1} classifiers make {count:,} of a task. The encoder is the companion's "
+        f"own recogniser, trained on {base} transcripts of the same domain: that it separates "
+        "first words is no surprise."
+    )
+
+
+# ---------------------------------------------------------------- passages
+
+CORPORA = {"synthetic": MAIN, "FSDD": "fsdd-laptop", "ESC-10": "esc10-laptop"}
+
+
+def _of_pseudo_labels(passage, *more) -> str:
+    return passage(table(MAIN, "pl_runs"), *more)
+
+
+PASSAGES = {
+    "loss prediction": lambda: loss_prediction(
+        *(table(MAIN, f"lp_{name}") for name in ("variants", "predictions", "curves"))
+    ),
+    "pseudo-labels": lambda: _of_pseudo_labels(
+        pseudo_labels, provenance(MAIN, "provenance_pseudo_labels")["config"]["pseudo_labels"]
+    ),
+    "sequence": lambda: _of_pseudo_labels(sequence),
+    "joined": lambda: _of_pseudo_labels(joined),
+    "aloe": lambda: aloe({name: table(run, "aloe_runs") for name, run in CORPORA.items()}),
+    "aloe details": lambda: aloe_details(table(MAIN, "aloe_runs")),
+    "protocol": protocol,
+}
+
+
+def write() -> list[str]:
+    """Write every passage of README.md and results/README.md again; the pages that changed."""
+    return findings.write(findings.PASSAGES | PASSAGES)

@@ -1,0 +1,101 @@
+"""README.md and results/README.md say what the result files say, and leave nothing out."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+from alspeech import findings
+from alspeech.sisters import findings as of_sisters
+from alspeech.workshop.errors import UserError
+
+ALL = findings.PASSAGES | of_sisters.PASSAGES
+
+
+@pytest.mark.parametrize("page", findings.FILES)
+def test_the_pages_say_what_the_tables_say(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    assert findings.written(text, ALL) == text, "run make findings"
+
+
+def test_every_passage_stands_somewhere():
+    pages = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in findings.FILES)
+    assert set(re.findall("<!-- findings: (.*?) -->", pages)) == set(ALL)
+
+
+@pytest.mark.parametrize("page", findings.FILES)
+def test_no_result_is_typed_by_hand(page):
+    """Outside of passages and code: no decimal fraction, no percentage, no interval."""
+    text = findings.PASSAGE.sub("", (REPOSITORY / page).read_text(encoding="utf-8"))
+    text = re.sub("```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"arXiv \d+\.\d+|Python [\d. or]+|GPL-3.0|95 %", "", text)
+    assert re.findall(r"[^\n]*(?:\d\.\d|\d %|\[[−+\d])[^\n]*", text) == []
+
+
+def curves(**gains) -> pd.DataFrame:
+    """Eight seeds, two percentages; each method's WER less random's."""
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(8):
+        for percent in (10, 20):
+            for name, gain in {"random": 0, **gains}.items():
+                wer = 20 + gain + 0.1 * rng.normal()
+                rows.append({"strategy": name, "query_percent": percent, "seed": seed, "wer": wer})
+    return pd.DataFrame(rows)
+
+
+def test_the_unpleasant_is_said_as_the_pleasant_is():
+    text = findings.single(curves(egl=+2, entropy=-2, pctc=0), ["wer"])
+    assert text.startswith(
+        "Of 6 single comparisons with random (EGL, entropy and pCTC; 10 and 20 %"
+    )
+    assert "*better*: entropy in WER at 10 and 20 %. *worse*: EGL in WER at 10 and 20 %" in text
+    nothing = findings.single(curves(egl=0), ["wer"])
+    assert "none is left: *no difference seen*" in nothing
+    table = findings.against_random(curves(egl=+2, pctc=0), ["wer"]).splitlines()
+    assert table[2].startswith("| EGL | **+2.0") and table[3].startswith("| pCTC | ")
+    assert "**" not in table[3]
+
+
+def test_another_table_is_another_page():
+    page = "before\n<!-- findings: x -->\nold\n<!-- end -->\nafter"
+    new = findings.written(page, {"x": lambda: "new"})
+    assert new == "before\n<!-- findings: x -->\n\nnew\n\n<!-- end -->\nafter"
+    assert findings.written(new, {"x": lambda: "new"}) == new
+    with pytest.raises(UserError, match="no passage is called 'x': use one of y"):
+        findings.written(page, {"y": str})
+
+
+def test_a_table_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="results/nowhere/scores.csv is missing"):
+        findings.table("nowhere", "scores")
+
+
+@pytest.mark.parametrize("x, text", [(-0.04, "0.0"), (0.06, "+0.1"), (-1.25, "−1.2"), (3, "+3.0")])
+def test_numbers_have_a_true_minus_and_no_minus_zero(x, text):
+    assert findings.number(x) == text
+
+
+def test_pseudo_labels_are_compared_in_every_regime():
+    """Methods by hand: b is 2 points better than labels only, and collapses on its own."""
+    rows = []
+    for seed in range(4):
+        noise = 0.01 * seed
+        for regime, method, wer, end in (
+            ("anchored", "supervised", 30, None), ("anchored", "supervised_longer", 29, None),
+            ("anchored", "hard", 28 + noise, None), ("free", "hard", 45 - noise, None),
+            ("free", "soft", 90 + noise, 12), ("none", "warm_up", 31, None),
+        ):  # fmt: skip
+            rows.append({"regime": regime, "method": method, "seed": seed, "wer": wer,
+                         "query_percent": 0, "collapsed_at": end})  # fmt: skip
+    config = {"anchored": ["supervised", "hard"], "free": ["hard", "soft"], "rate": 1, "cache": 2,
+              "replacement": 1, "free_rate": 3, "free_cache": 2, "free_replacement": 1}  # fmt: skip
+    text = of_sisters.pseudo_labels(pd.DataFrame(rows), config)
+    hard, soft = text.splitlines()[2:4]
+    assert "**−2.0 [−2.0, −2.0]** | **−1.0 [−1.0, −1.0]**" in hard
+    assert "**+14.0 [+14.0, +14.0]** | 0 of 4 |" in hard
+    assert "**+59.0 [+59.0, +59.0]** | 4 of 4 |" in soft  # collapsed, and not left out
+    assert text.endswith("that is not all that changes: learning rate 1 → 3.")
