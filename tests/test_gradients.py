@@ -1,5 +1,6 @@
 """The written-out backward passes against plain autograd, one utterance and labeling at a time."""
 
+import dataclasses
 from functools import partial
 from itertools import product
 
@@ -9,7 +10,7 @@ from conftest import tiny_batch, tiny_model
 from torch.nn import functional
 
 from alspeech import gradients
-from alspeech.acquisition import expected_squared_norm
+from alspeech.acquisition import egl, entropy, expected_squared_norm, gradient_length
 from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
 from alspeech.decoding import n_best
 from alspeech.gradients import (
@@ -253,6 +254,32 @@ def test_an_unknown_layer_is_refused_by_name():
     model.layers.append(torch.nn.LayerNorm(5).double())
     with pytest.raises(TypeError, match="LayerNorm"):
         Tape(model, batch.features)
+
+
+class Foreign(torch.nn.Module):
+    """A recogniser that is no sequence of layers, as those of other packages are."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        self.head = torch.nn.Linear(12, 5).double()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, features):
+        return self.head(features)
+
+
+@pytest.mark.parametrize("parts, told", [
+    ({}, "Foreign has none"), ({"layers": 3}, "Foreign has int there"),
+    ({"layers": torch.nn.ModuleList()}, "Foreign has ModuleList there"),
+])  # fmt: skip
+@pytest.mark.parametrize("score", [egl, partial(egl, renormalise=True), gradient_length])
+def test_a_model_without_layers_is_told_what_gradients_need(score, parts, told):
+    batch = dataclasses.replace(tiny_batch(), labels=([1], [2], []))
+    assert entropy(Foreign().eval(), batch).isfinite().all()  # other scores need a forward pass
+    with pytest.raises(TypeError, match=f"`layers` is an nn.Sequential of .*RULES; {told}") as raised:
+        score(Foreign(**parts).eval(), batch)
+    assert "\n" not in str(raised.value)
 
 
 def test_training_mode_is_refused():

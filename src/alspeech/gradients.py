@@ -40,8 +40,9 @@ from .training import has_bf16
 class Tape:
     """A forward pass that can be walked back for single utterances and many directions.
 
-    ``model.layers`` is a sequence of layers that ``RULES`` knows; ``features`` [B, T, F]. Raises
-    ``TypeError`` naming a layer that has no rule here: nothing is left out silently.
+    ``model.layers`` is an ``nn.Sequential`` of layers that ``RULES`` knows; ``features`` [B, T, F].
+    Raises ``TypeError`` naming a model that has no such ``layers``, or a layer that has no rule
+    here: nothing is left out silently.
     """
 
     @torch.no_grad()
@@ -50,9 +51,16 @@ class Tape:
             raise ValueError("gradients of single utterances need model.eval() (batch norm)")
         if len(features) == 0:
             raise ValueError("the batch is empty: gradients need at least one utterance")
+        layers = getattr(model, "layers", None)
+        if not isinstance(layers, nn.Sequential):
+            told = "has none" if layers is None else f"has {type(layers).__name__} there"
+            raise TypeError(
+                "gradients of single utterances (EGL) need a model whose `layers` is an "
+                f"nn.Sequential of types in gradients.RULES; {type(model).__name__} {told}"
+            )
         self._backward = []
         x = features[:, None]
-        for number, (name, layer) in enumerate(model.layers.named_children()):
+        for number, (name, layer) in enumerate(layers.named_children()):
             special = isinstance(layer, nn.Conv2d) and (
                 layer.bias is not None or layer.groups != 1 or layer.dilation != (1, 1)
             )
