@@ -277,7 +277,9 @@ class Foreign(torch.nn.Module):
 def test_a_model_without_layers_is_told_what_gradients_need(score, parts, told):
     batch = dataclasses.replace(tiny_batch(), labels=([1], [2], []))
     assert entropy(Foreign().eval(), batch).isfinite().all()  # other scores need a forward pass
-    with pytest.raises(TypeError, match=f"`layers` is an nn.Sequential of .*RULES; {told}") as raised:
+    with pytest.raises(
+        TypeError, match=f"`layers` is an nn.Sequential of .*RULES; {told}"
+    ) as raised:
         score(Foreign(**parts).eval(), batch)
     assert "\n" not in str(raised.value)
 

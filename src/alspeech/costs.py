@@ -27,14 +27,17 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
     """
     # like every other score; make runs two notebooks at once, and their threads would be too many
     torch.set_num_threads(1)
-    egl = partial(ACQUISITIONS["egl"], model, labelings=labelings)
-    left, parts = [], []
-    for batch in batches:
+    device, left, parts = next(model.parameters()).device, [], []
+
+    def egl(batch, **options):  # .cpu() waits for what a GPU has been told to compute
+        return ACQUISITIONS["egl"](model, batch, labelings, **options).cpu()
+
+    for batch in (batch.to(device) for batch in batches):
         with torch.no_grad():
             tape = Tape(model, batch.features)
             hypotheses = n_best(tape.logits.log_softmax(-1), labelings)
             shares = principal_directions(weighted_gradients(tape.logits, hypotheses))[0]
-        left.append(functional.pad(shares, (1, 0), value=1.0))
+        left.append(functional.pad(shares, (1, 0), value=1.0).cpu())
         calls = {"exact": partial(egl, batch, method="exact")}
         calls |= {R: partial(egl, batch, directions=R) for R in counts}
         calls["plain"] = partial(plain_egl, model, batch.features[:1], hypotheses)
@@ -51,12 +54,15 @@ def scoring_cost(model, batches, strategies, settings: Settings) -> pd.DataFrame
     """Milliseconds an utterance of the model's forward pass and of each strategy's score, and in
     forward passes; the median of three times through the batches, on one thread."""
     torch.set_num_threads(1)
+    batches = [batch.to(next(model.parameters()).device) for batch in batches]
     calls = {"forward pass": lambda batch: model(batch.features)}
     for name in strategies:
         calls[name] = partial(ACQUISITIONS[name], model, **score_options(settings, name, 0))
 
     def ms_an_utterance(call) -> float:
-        seconds = timeit.repeat(lambda: [*map(call, batches)], number=1, repeat=4)
+        # .cpu() waits for what a GPU has been told to compute
+        work = lambda: [call(batch).cpu() for batch in batches]  # noqa: E731
+        seconds = timeit.repeat(work, number=1, repeat=4)
         return 1e3 * statistics.median(seconds[1:]) / sum(map(len, batches))  # after a warm-up
 
     with torch.no_grad():

@@ -396,7 +396,10 @@ def plain_egl(model: nn.Module, features: Tensor, hypotheses: Hypotheses, b: int
     """Equation 4 as it stands, for utterance ``b`` of the hypotheses: one forward pass of its
     features [1, T, F], and a backward pass for each labeling. What all of the above is held
     against."""
-    log_probs, parameters, total = model(features).log_softmax(-1), list(model.parameters()), 0.0
+    # cuDNN's recurrent layers have no backward pass in evaluation mode, torch's own have
+    with torch.backends.cudnn.flags(enabled=False):
+        log_probs = model(features).log_softmax(-1)
+    parameters, total = list(model.parameters()), 0.0
     for k in hypotheses.log_p[b].isfinite().nonzero()[:, 0].tolist():
         loss = ctc_losses(log_probs, [hypotheses.labeling(b, k)]).sum()
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)

@@ -40,7 +40,7 @@ def has_bf16(device: torch.device | str) -> bool:
     if torch.device(device).type == "cpu":
         able = torch.cpu.get_capabilities()
         return bool(able.get("avx512_bf16", False) or able.get("amx_bf16", False))
-    return torch.cuda.is_bf16_supported()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(device: torch.device | str):
