@@ -1,5 +1,6 @@
 """The joint recogniser, its predicted loss, and the rounds."""
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -34,6 +35,7 @@ from alspeech.ctc import ctc_losses
 from alspeech.decoding import n_best
 from alspeech.model import DeepSpeech2
 from alspeech.sisters.joint import (
+    MEMORY,
     AttentionDecoder,
     JointRecogniser,
     LossPredictor,
@@ -41,6 +43,7 @@ from alspeech.sisters.joint import (
     objective,
     prediction_loss,
     ranking_loss,
+    ranking_loss_across,
 )
 from alspeech.sisters.loss_prediction import quality
 from alspeech.speech import synthesis
@@ -53,6 +56,7 @@ from alspeech.workshop.config import (
     load_settings,
 )
 from alspeech.workshop.errors import UserError
+from alspeech.workshop.store import CHECKPOINT, Checkpoint
 
 LABELS = ([1, 2], [3], [])
 
@@ -84,6 +88,46 @@ def test_a_single_utterance_makes_no_pair_and_falls_back_to_smooth_l1():
     expected = (0.5 * 0.5**2 + (2.0 - 0.5)) / 2
     assert prediction_loss(predicted, true, "ranking") == pytest.approx(expected)
     assert prediction_loss(predicted, true, "smooth_l1") == pytest.approx(expected)
+
+
+def test_pairs_across_batches_are_all_pairs_with_what_is_remembered():
+    predicted, true = torch.randn(3, 2), torch.randn(3, 2)
+    others, of_others = torch.randn(5, 2), torch.randn(5, 2)
+    total = 0.0
+    for i, j, target in itertools.product(range(3), range(5), range(2)):
+        sign = math.copysign(1, true[i, target] - of_others[j, target])
+        apart = (predicted[i, target] - others[j, target]).item()
+        total += max(0.0, 1 - sign * apart) / (3 * 5 * 2)
+    across = ranking_loss_across(predicted, true, others, of_others)
+    assert across.item() == pytest.approx(total, rel=1e-6)
+    within = ranking_loss(predicted, true)
+    both = prediction_loss(predicted, true, "ranking", (others, of_others))
+    assert both.item() == pytest.approx((within + across).item() / 2)
+    nothing = (others[:0], of_others[:0])
+    assert prediction_loss(predicted, true, "ranking", nothing) == within
+    # a single utterance has pairs with what is remembered
+    alone = prediction_loss(predicted[:1], true[:1], "ranking", (others, of_others))
+    assert alone == ranking_loss_across(predicted[:1], true[:1], others, of_others)
+
+
+def test_the_memory_holds_the_last_utterances_and_is_read_by_todays_last_layer():
+    predictor = LossPredictor([3], 4)
+    assert [len(x) for x in predictor.remembered()] == [0, 0]
+    summaries, losses = torch.randn(MEMORY + 40, 5), torch.randn(MEMORY + 40, 2)
+    for begin, end in ((0, 7), (7, 20)):
+        predictor.remember(summaries[begin:end], losses[begin:end])
+    predicted, true = predictor.remembered()
+    assert torch.equal(predicted, predictor.predict(summaries[:20]))
+    assert torch.equal(true, predictor.standardise(losses[:20], learn=False))
+    for begin, end in ((20, MEMORY), (MEMORY, MEMORY + 40)):
+        predictor.remember(summaries[begin:end], losses[begin:end])
+    assert torch.equal(predictor.memory, summaries[-MEMORY:])
+    assert torch.equal(predictor.memory_losses, losses[-MEMORY:])
+    predictor.remember(summaries, losses)  # more than it holds, at once
+    assert torch.equal(predictor.memory, summaries[-MEMORY:]) and predictor.memory_size == MEMORY
+    with torch.no_grad():
+        predictor.output.weight.mul_(2)
+    assert not torch.equal(predictor.remembered()[0][-20:], predicted)
 
 
 def test_targets_are_logarithms_of_the_loss_a_token_and_in_all():
@@ -156,6 +200,40 @@ def gradients_of(progress: float, **options) -> dict:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def test_the_lengths_weight_learns_from_pairs_of_batches_and_from_no_pair_of_one_batch():
+    model, gradients = tiny_joint().train(), []
+    for frames in (16, 32, 48):
+        batch = dataclasses.replace(tiny_batch(frames=frames, dtype=torch.float32), labels=LABELS)
+        model.zero_grad()
+        objective(model, batch, torch.device("cpu"), 0.0).backward()
+        gradients.append(model.predictor.output.weight.grad[:, -1].abs())
+        # what all predictions share changes no order
+        assert model.predictor.output.bias.grad.abs().max() < 1e-6
+    assert gradients[0].max() < 1e-6  # as much plus as minus
+    assert all(gradient.min() > 1e-3 for gradient in gradients[1:])
+
+
+def test_only_a_training_that_ranks_remembers():
+    def remembered(mode: bool, **options):
+        model = tiny_joint(hybrid=False, **options).train(mode)
+        for _ in range(2):
+            loss = objective(model, labelled(), torch.device("cpu"), 0.0)
+        return int(model.predictor.memory_size), loss.item()
+
+    assert remembered(True)[0] == 2 * len(LABELS)
+    assert remembered(False)[0] == 0
+    assert remembered(True, weight=0.0)[0] == 0
+    assert remembered(True, criterion="smooth_l1")[0] == 0
+    model = tiny_joint(hybrid=False).train()
+    objective(model, labelled(), torch.device("cpu"), 0.0)
+    before = copy.deepcopy(model.predictor.state_dict())
+    model.eval()
+    objective(model, labelled(), torch.device("cpu"), 0.0)
+    model.true_losses(labelled().features, LABELS), model.predicted_losses(labelled().features)
+    for name, value in model.predictor.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize("hybrid", [True, False])
 def test_detached_the_predictor_learns_and_leaves_the_encoder_alone(hybrid):
     without = gradients_of(0.0, weight=0.0, hybrid=hybrid)
@@ -206,6 +284,39 @@ def test_without_weight_the_recogniser_is_bit_for_bit_that_of_plain_training():
         states.append((model.recogniser if chosen else model).state_dict())
     for name, value in states[0].items():
         assert torch.equal(states[1][name], value), name
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_training_that_was_interrupted_remembers_the_same_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "due", lambda checkpoint: True)
+    train, alphabet = manifest_of(["ab", "c", "dab", "", "aba", "cd"]), Alphabet("abcd")
+
+    def trained(calls: int = -1):
+        """The model, or what is left of it after so many batches."""
+        left = itertools.count(calls, -1)
+
+        def interruptible(*what):
+            if next(left) == 0:
+                raise Interrupted
+            return objective(*what)
+
+        model = tiny_joint()
+        fit(model, Store(6), train, train, alphabet, TrainingConfig(batch=2), epochs=3, rate=1e-2,
+            seed=1, objective=interruptible, checkpoint=Checkpoint(tmp_path))  # fmt: skip
+        return model.state_dict()
+
+    expected = trained()
+    (tmp_path / CHECKPOINT).unlink()
+    for batches in (4, 1):
+        with pytest.raises(Interrupted):
+            trained(batches)
+    found = trained()
+    assert found["predictor.memory_size"] > 0
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
 
 
 def test_joint_training_lowers_both_losses():
@@ -361,5 +472,4 @@ def test_the_notebook_regenerates_its_figures_and_tables(root):
     before = {path: path.read_bytes() for path in results.glob("*.csv")}
     again = alspeech(root, "run", "--system", "loss-prediction", "--preset", "tiny")
     assert again.returncode == 0, again.stderr
-    assert "hold one utterance, which makes no pair to rank: smooth-L1" in again.stdout
     assert all(path.read_bytes() == content for path, content in before.items())

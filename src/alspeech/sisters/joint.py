@@ -27,6 +27,8 @@ from ..speech.text import BLANK
 from ..training import autocast
 from ..workshop.config import LossPredictionConfig, ModelConfig
 
+MEMORY = 64  # training utterances that the next batches are ranked against
+
 
 def _wide(x: Tensor) -> Tensor:
     """In single precision at least: what autocast left in half is not summed so."""
@@ -69,26 +71,59 @@ class LossPredictor(nn.Module):
     Each tap: Linear and ReLU a frame, then the mean over frames (all of them are the utterance's
     own: a batch has one length). The taps together, and the logarithm of their length: Linear, for
     the loss a token and the loss of the whole utterance.
+
+    A batch has one length, so no pair within it says what a length is worth. The last ``MEMORY``
+    utterances are kept for pairs across batches, as what the last layer reads of them and their
+    losses: that layer's weights are today's for both of a pair, what it reads of a remembered one
+    is as the encoder and the taps had it a few batches ago.
     """
 
     def __init__(self, widths: list[int], hidden: int):
         super().__init__()
         self.taps = nn.ModuleList(nn.Linear(width, hidden) for width in widths)
-        self.output = nn.Linear(hidden * len(widths) + 1, len(TARGETS))
+        summary = hidden * len(widths) + 1
+        self.output = nn.Linear(summary, len(TARGETS))
         # of the logarithms of the training losses, a running mean and standard deviation
         self.register_buffer("location", torch.zeros(len(TARGETS)))
         self.register_buffer("scale", torch.ones(len(TARGETS)))
         self.register_buffer("batches", torch.zeros(()))
+        # the memory, the last entry the latest, and how many of its entries are utterances
+        self.register_buffer("memory", torch.zeros(MEMORY, summary))
+        self.register_buffer("memory_losses", torch.zeros(MEMORY, len(TARGETS)))
+        self.register_buffer("memory_size", torch.zeros((), dtype=torch.long))
 
     def forward(self, taps: list[Tensor]) -> Tensor:
         """Tapped layers [B, T, D] → standardised logarithms of the losses, [B, 2] (``TARGETS``)."""
+        return self.predict(self.summarise(taps))
+
+    def summarise(self, taps: list[Tensor]) -> Tensor:
+        """Tapped layers [B, T, D] → what the last layer reads of them, [B, S]: the taps' means, and
+        in the last column the length."""
         pooled = [
             _wide(layer(tap).relu().mean(dim=1)) for layer, tap in zip(self.taps, taps, strict=True)
         ]
         frames = taps[0].shape[1]
         length = pooled[0].new_full((len(pooled[0]), 1), math.log(frames) - 4)  # e⁴ = 55 frames
-        with torch.autocast(length.device.type, enabled=False):  # a bf16 of 2 has two decimals
-            return self.output(torch.cat([*pooled, length], dim=1))
+        return torch.cat([*pooled, length], dim=1)
+
+    def predict(self, summaries: Tensor) -> Tensor:
+        """The last layer: [N, S] → [N, 2]."""
+        with torch.autocast(summaries.device.type, enabled=False):  # a bf16 of 2 has two decimals
+            return self.output(summaries)
+
+    def remembered(self) -> tuple[Tensor, Tensor]:
+        """The memory's [M, 2] predictions, by today's last layer, and standardised losses."""
+        kept = slice(MEMORY - int(self.memory_size), None)
+        true = self.standardise(self.memory_losses[kept], learn=False)
+        return self.predict(self.memory[kept]), true
+
+    @torch.no_grad()
+    def remember(self, summaries: Tensor, log_losses: Tensor) -> None:
+        """Put N utterances into the memory, [N, S] and [N, 2], in place of the oldest."""
+        count = len(summaries)
+        self.memory = torch.cat([self.memory[count:], summaries[-MEMORY:]])
+        self.memory_losses = torch.cat([self.memory_losses[count:], log_losses[-MEMORY:]])
+        self.memory_size = (self.memory_size + count).clamp_max(MEMORY)
 
     @torch.no_grad()
     def standardise(self, log_losses: Tensor, learn: bool) -> Tensor:
@@ -116,16 +151,35 @@ def ranking_loss(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Tensor
     pairs = len(predicted) // 2
     if pairs == 0:
         raise ValueError("a ranking needs at least two utterances")
-    apart = lambda x: x[:pairs] - x[pairs : 2 * pairs]  # noqa: E731
-    return (margin - apart(true).sign() * apart(predicted)).clamp_min(0).mean()
+    first, second = slice(pairs), slice(pairs, 2 * pairs)
+    return _hinge(predicted[first] - predicted[second], true[first] - true[second], margin)
 
 
-def prediction_loss(predicted: Tensor, true: Tensor, criterion: str) -> Tensor:
+def ranking_loss_across(
+    predicted: Tensor, true: Tensor, others: Tensor, of_others: Tensor, margin: float = 1.0
+) -> Tensor:
+    """The same mean, over the pairs of each of N utterances with each of M others: ``predicted``
+    and ``true`` [N, …], ``others`` (predicted) and ``of_others`` (true) [M, …] → a number."""
+    return _hinge(predicted[:, None] - others, true[:, None] - of_others, margin)
+
+
+def _hinge(predicted: Tensor, true: Tensor, margin: float) -> Tensor:
+    return (margin - true.sign() * predicted).clamp_min(0).mean()
+
+
+def prediction_loss(
+    predicted: Tensor, true: Tensor, criterion: str, others: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """The loss of the loss predictor, of standardised logarithms [N, 2] both: ``"smooth_l1"``, or
-    ``"ranking"``; a single utterance makes no pair and falls back to the first."""
-    if criterion == "ranking" and len(predicted) > 1:
-        return ranking_loss(predicted, true)
-    return functional.smooth_l1_loss(predicted, true)
+    ``"ranking"``: the mean over pairs within the batch, and that over its pairs with ``others``
+    (predicted and true, [M, 2] both; none where M is 0), half of each where there are both. A
+    single utterance that nothing is remembered beside makes no pair and falls back to the first."""
+    if criterion == "smooth_l1":
+        return functional.smooth_l1_loss(predicted, true)
+    means = [ranking_loss(predicted, true)] if len(predicted) > 1 else []
+    if others is not None and len(others[0]):
+        means.append(ranking_loss_across(predicted, true, *others))
+    return torch.stack(means).mean() if means else functional.smooth_l1_loss(predicted, true)
 
 
 class JointRecogniser(nn.Module):
@@ -201,11 +255,17 @@ def objective(model: JointRecogniser, batch, device, progress: float) -> Tensor:
         return losses.mean()
     if progress >= config.detach:
         taps = [tap.detach() for tap in taps]
+    predictor, ranked = model.predictor, model.training and config.criterion == "ranking"
     with autocast(device):
-        predicted = model.predictor(taps)[fitting]
-    true = log_losses(losses, batch.labels)[fitting]
-    true = model.predictor.standardise(true, learn=model.training)
-    return losses.mean() + config.weight * prediction_loss(predicted, true, config.criterion)
+        summaries = predictor.summarise(taps)
+    predicted, of_batch = predictor.predict(summaries)[fitting], log_losses(losses, batch.labels)
+    true = predictor.standardise(of_batch[fitting], learn=model.training)
+    others = predictor.remembered() if ranked else None
+    if ranked:
+        predictor.remember(summaries[fitting], of_batch[fitting])
+    return losses.mean() + config.weight * prediction_loss(
+        predicted, true, config.criterion, others
+    )
 
 
 def fits(labels: list[int], frames: int) -> bool:

@@ -197,10 +197,6 @@ def run(settings: Settings) -> SimpleNamespace:
     check_strategies((*settings.strategies, *options.strategies))
     tidy(settings)
     data = corpus.prepare(settings)
-    sizes = [*map(len, data.store.groups(data.split("base"), settings.training.batch))]
-    if 1 in sizes and options.criterion == "ranking":
-        print(f"{sizes.count(1)} of {len(sizes)} base batches hold one utterance, which makes no "
-              "pair to rank: smooth-L1 there", flush=True)  # fmt: skip
     tasks = [(variant, seed) for seed in seeds for variant in options.variants]
     folders = in_parallel(joint_model, settings, tasks, "joint models")
     models = dict(zip(tasks, folders, strict=True))
