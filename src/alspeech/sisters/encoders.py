@@ -28,7 +28,7 @@ from ..model import DeepSpeech2, SequenceNorm
 from ..speech.features import FeatureExtractor, group_by_length
 from ..speech.manifests import read_audio
 from ..workshop.config import Settings
-from ..workshop.errors import UserError
+from ..workshop.errors import UserError, cut, cut_path
 
 RATE = 16000  # Hz
 SHORTEST = 400  # samples: a window of every encoder here
@@ -101,15 +101,19 @@ def load_pretrained(settings: Settings, name: str, make=None) -> torch.nn.Module
         "folder, name that as aloe: weights in the preset, or take this encoder out of it"
     )
     if file and not file.exists():
-        raise UserError(f"no file {file}: {advice}")
+        raise UserError(f"no file {cut_path(file)}: {advice}")
     try:
         if file is None:
             return bundle.get_model().eval()
         model = (make or factory)()
         model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, TypeError) as error:
-        told = f"{file} is not {name}'s weights" if file else f"{name}'s weights cannot be fetched"
-        reason = str(error).split("\n")[0]
+        told = (
+            f"{cut_path(file)} is not {name}'s weights"
+            if file
+            else f"{name}'s weights cannot be fetched"
+        )
+        reason = cut(str(error).split("\n")[0], 120)
         raise UserError(f"{told} ({reason}): {advice}") from None
     return model.eval()
 
@@ -148,8 +152,9 @@ def samples(clip) -> Tensor:
     wave = torchaudio.functional.resample(torch.from_numpy(audio), rate, RATE)
     if len(wave) < SHORTEST:
         raise UserError(
-            f"clip {clip.clip_id}: {1000 * len(wave) / RATE:.0f} ms is too short for an encoder, "
-            f"{1000 * SHORTEST / RATE:.0f} ms are needed: take it out ({clip.path})"
+            f"clip {cut(clip.clip_id)}: {1000 * len(wave) / RATE:.0f} ms is too short for an "
+            f"encoder, {1000 * SHORTEST / RATE:.0f} ms are needed: take it out "
+            f"({cut_path(clip.path)})"
         )
     return wave
 
@@ -159,7 +164,7 @@ def embed(clips: pd.DataFrame, encode: Encoder, name: str) -> Tensor:
     vectors = encode([samples(clip) for clip in clips.itertuples(index=False)])
     for _, clip in clips[~vectors.isfinite().all(dim=1).numpy()].iterrows():
         raise UserError(
-            f"clip {clip['clip_id']}: encoder {name} returns NaN or infinity: listen to "
-            f"{clip['path']}, take it out, or use another encoder"
+            f"clip {cut(clip['clip_id'])}: encoder {name} returns NaN or infinity: listen to "
+            f"{cut_path(clip['path'])}, take it out, or use another encoder"
         )
     return vectors

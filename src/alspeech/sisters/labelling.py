@@ -20,7 +20,7 @@ from ..speech.clips import playable
 from ..speech.players import players
 from ..speech.readers import lines
 from ..workshop.config import AloeConfig
-from ..workshop.errors import UserError, one_of
+from ..workshop.errors import UserError, cut, one_of
 from ..workshop.store import write_text
 from .few_labels import SCORES, standardised, train
 
@@ -59,8 +59,8 @@ class Labeller:
                 raise UserError(f"{where}: no answer: mend the line, or take it out") from None
             if clip_id not in self.row or label not in (*self.classes, SKIP):
                 raise UserError(
-                    f"{where}: '{clip_id}' as '{label}' answers other clips or other classes: use "
-                    "another file"
+                    f"{where}: '{cut(clip_id)}' as '{cut(label)}' answers other clips or other "
+                    "classes: use another file"
                 )
             found[clip_id] = label
         return found
@@ -93,7 +93,8 @@ class Labeller:
     def answer(self, clip_id: str, label: str) -> None:
         """Keep an answer (on disk when this returns) and train anew; SKIP puts the clip aside."""
         if label not in (*self.classes, SKIP):
-            raise UserError(f"'{label}' is no class: choose one of {', '.join(self.classes)}")
+            known = cut(", ".join(self.classes), 200)
+            raise UserError(f"'{cut(label)}' is no class: choose one of {known}")
         self.answers[clip_id] = label
         self._save_and_train()
 

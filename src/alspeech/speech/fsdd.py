@@ -11,7 +11,7 @@ import soundfile
 from tqdm import tqdm
 
 from ..workshop.config import CORPORA, CorpusConfig
-from ..workshop.errors import UserError
+from ..workshop.errors import UserError, cut_path
 from .manifests import SAMPLE_RATE, SPLITS, check_data, read_audio, resample, write_manifest
 from .phrases import DIGITS
 
@@ -36,7 +36,9 @@ def build(folder: Path, config: CorpusConfig, data: str) -> None:
         low, high = INDICES[split]
         chosen = recorded[recorded["index"].between(low, high - 1)]
         if chosen.empty:
-            raise UserError(f"{data}: no recording with index {low} to {high - 1} ({split})")
+            raise UserError(
+                f"{cut_path(data)}: no recording with index {low} to {high - 1} ({split})"
+            )
         rng = np.random.default_rng([config.seed, number])
         decks = {speaker: _dealt(part, rng) for speaker, part in chosen.groupby("speaker")}
         for i in range(getattr(config, split)):
@@ -67,10 +69,12 @@ def recordings(data: str) -> pd.DataFrame:
     for path in sorted(folder.glob("*.wav")):
         name = re.fullmatch(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)", path.stem)
         if not name:
-            raise UserError(f"{path}: not named digit_speaker_index.wav: take it out of the folder")
+            raise UserError(
+                f"{cut_path(path)}: not named digit_speaker_index.wav: take it out of the folder"
+            )
         rows.append({**name.groupdict(), "path": path})
     if not rows:
-        raise UserError(f"no WAV file in {folder}: DATA is {CORPORA['fsdd']}")
+        raise UserError(f"no WAV file in {cut_path(folder)}: DATA is {CORPORA['fsdd']}")
     return pd.DataFrame(rows).astype({"digit": int, "index": int})
 
 
@@ -81,7 +85,9 @@ def _join(paths: list[Path], rng: np.random.Generator) -> np.ndarray:
     for path in paths:
         samples, rate = read_audio(path)
         if rate != RATE:
-            raise UserError(f"{path}: {rate} Hz, but the data set's recordings have {RATE} Hz")
+            raise UserError(
+                f"{cut_path(path)}: {rate} Hz, but the data set's recordings have {RATE} Hz"
+            )
         parts += [resample(samples, SAMPLE_RATE // RATE, 1), pause()]
     joined = np.concatenate(parts)
     # a floor of noise at -70 dBFS: digital silence is nothing that a microphone gives

@@ -18,7 +18,7 @@ import pandas as pd
 import soundfile
 
 from ..workshop.config import CORPORA
-from ..workshop.errors import UserError
+from ..workshop.errors import UserError, cut_path
 
 SAMPLE_RATE = 16000  # Hz, of the files that the package writes
 SPLITS = ("base", "pool", "validation", "test")
@@ -56,8 +56,11 @@ def read_audio(path, offset: float = 0.0, duration: float | None = None) -> tupl
             file.seek(min(round(offset * rate), file.frames))
             count = -1 if duration is None else round(duration * rate)
             samples = file.read(count, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"{path} cannot be read: {error}; put the whole file back") from None
+    except (OSError, soundfile.LibsndfileError, TypeError) as error:  # TypeError: of a .raw file
+        told = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{cut_path(path)} cannot be read: {told}; put the whole file back"
+        ) from None
     return samples.mean(axis=1), rate
 
 
@@ -78,6 +81,10 @@ def check_data(corpus: str, data: str) -> None:
         else:
             open(data, "rb").close()
     except PermissionError:
-        raise UserError(f"DATA={data}: no permission to read it: ask its owner, or chmod") from None
+        raise UserError(
+            f"DATA={cut_path(data)}: no permission to read it: ask its owner, or chmod"
+        ) from None
     except OSError:
-        raise UserError(f"no folder or file DATA={data}: it is {CORPORA[corpus]}") from None
+        raise UserError(
+            f"no folder or file DATA={cut_path(data)}: it is {CORPORA[corpus]}"
+        ) from None

@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..workshop.config import CORPORA
-from ..workshop.errors import UserError
+from ..workshop.errors import UserError, cut, cut_path
 from .manifests import check_data
 
 COLUMNS = "utt_id path offset duration text speaker split where text_where".split()
@@ -68,7 +68,7 @@ def read(corpus: str, data: str, outside: bool = False) -> Found:
     files = []
     rows = list(READERS[corpus](Path(data), outside, files))
     if not rows:
-        raise UserError(f"{data}: no utterance found; DATA is {CORPORA[corpus]}")
+        raise UserError(f"{cut_path(data)}: no utterance found; DATA is {CORPORA[corpus]}")
     names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
     table = pd.DataFrame(rows, columns=list(names))
     table["text_where"] = table["text_where"].combine_first(table["where"])
@@ -79,7 +79,7 @@ def read(corpus: str, data: str, outside: bool = False) -> Found:
     if len(twice):
         utt_id = twice["utt_id"].iloc[0]
         first, second = twice["where"][twice["utt_id"] == utt_id].iloc[:2]
-        raise UserError(f"{second}: utt_id '{utt_id}' is taken by {first}: give each its own")
+        raise UserError(f"{second}: utt_id '{cut(utt_id)}' is taken by {first}: give each its own")
     return Found(table, tuple(files))
 
 
@@ -110,8 +110,8 @@ def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
     real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real(folder), name)
     if not outside and not real.startswith(os.path.join(_real(str(allowed)), "")):
         raise UserError(
-            f"{where}: {path} lies outside {allowed}: correct the path, or allow it with "
-            "build: {outside: true} in the preset"
+            f"{where}: {cut_path(path)} lies outside DATA: correct the path, or allow it "
+            "with build: {outside: true} in the preset"
         )
     return path
 
@@ -149,6 +149,10 @@ def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, s
             f"{where}: broken JSON at character {error.pos + 1} ({error.msg}): mend the line, or "
             "take it out"
         ) from None
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"{where}: JSON with thousands of digits or of brackets: mend the line, or take it out"
+        ) from None
     written = json.dumps(record, ensure_ascii=False)
     if "\\u0000" in written or written.encode(errors="replace").decode() != written:
         raise UserError(f"{where}: \\u escapes of a null or of half a character: mend the line")
@@ -159,22 +163,25 @@ def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, s
     del row["audio_filepath"]
     for key in ("offset", "duration"):
         value = row.get(key)
-        number = type(value) in (int, float) and 0 <= value < math.inf
+        number = type(value) in (int, float) and 0 <= value < 1e9
         if value is not None and not number:
-            raise UserError(f'{where}: "{key}" is {json.dumps(value)}: a number of seconds, please')
+            raise UserError(
+                f'{where}: "{key}" is {cut(json.dumps(value))}: a number of seconds, please'
+            )
     for key in ("text", "speaker", "utt_id"):
         if isinstance(row.get(key), dict | list | bool):
-            raise UserError(f'{where}: "{key}" is {json.dumps(row[key])}: text, please')
+            raise UserError(f'{where}: "{key}" is {cut(json.dumps(row[key]))}: text, please')
         row[key] = None if row.get(key) is None else str(row[key])
     if not row["utt_id"]:
         at = f"@{row['offset']:g}" if row.get("offset") else ""
         within = "" if folder == data else f"{folder.name}/"
-        row["utt_id"] = within + str(Path(name).with_suffix("")) + at
+        row["utt_id"] = within + os.path.splitext(Path(name))[0] + at
     given = str(row["split"]).lower()
     if row["split"] is not None and given not in SPLIT_NAMES:
         known = ", ".join(SPLIT_NAMES)
-        raise UserError(f"{where}: unknown split '{row['split']}': choose one of {known}")
-    return row | {"split": SPLIT_NAMES.get(given), "text": row["text"] or "", "where": where}
+        raise UserError(f"{where}: unknown split '{cut(row['split'])}': choose one of {known}")
+    row |= {"split": SPLIT_NAMES.get(given), "text": row["text"] or ""}
+    return row | {"where": where, "text_where": where}  # whatever keys of these names are given
 
 
 def read_kaldi(data: Path, outside: bool, files: list) -> Iterator[dict]:
@@ -204,7 +211,7 @@ def read_kaldi(data: Path, outside: bool, files: list) -> Iterator[dict]:
             recording, *times = part.split()
             offset, duration = _kaldi_times(times, where) if times else (None, None)
             if utt_id in parts and recording not in paths:
-                raise UserError(f"{where}: recording '{recording}' is not in {folder / 'wav.scp'}")
+                raise UserError(f"{where}: recording '{cut(recording)}' is not in wav.scp")
             row = {"utt_id": utt_id, "path": paths.get(recording, "")}  # "": nowhere
             row |= {"offset": offset, "duration": duration, "text": text, "split": split}
             row["speaker"] = speakers.get(utt_id, (None,))[0]
@@ -219,9 +226,11 @@ def _kaldi_table(path: Path) -> dict[str, tuple[str, str]]:
     for where, line in lines(path):
         key, *rest = line.split(maxsplit=1)
         if key in table:
-            raise UserError(f"{where}: '{key}' is taken by {table[key][1]}: keep one of the two")
+            raise UserError(
+                f"{where}: '{cut(key)}' is taken by {table[key][1]}: keep one of the two"
+            )
         if not rest and path.name != "text":  # an utterance may have no words
-            raise UserError(f"{where}: '{key}' alone on its line: a second field is missing")
+            raise UserError(f"{where}: '{cut(key)}' alone on its line: a second field is missing")
         table[key] = (rest[0] if rest else "", where)
     return table
 
@@ -229,10 +238,11 @@ def _kaldi_table(path: Path) -> dict[str, tuple[str, str]]:
 def _kaldi_path(folder: Path, name: str, where: str, outside: bool) -> str:
     if name.endswith("|"):
         raise UserError(
-            f"{where}: '{name[:40]}' is a command, and commands from files are never run: write "
+            f"{where}: '{cut(name)}' is a command, and commands from files are never run: write "
             "its output to audio files and list their paths"
         )
-    path = next(filter(Path.exists, (folder / name, folder.parent / name)), folder / name)
+    # not Path.exists, which raises of a name that is too long
+    path = next(filter(os.path.exists, (folder / name, folder.parent / name)), folder / name)
     return _inside(path, folder.parent, where, outside)
 
 

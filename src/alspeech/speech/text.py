@@ -10,6 +10,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
+from ..workshop.errors import cut
 from ..workshop.store import write_json
 
 BLANK = 0
@@ -35,7 +36,8 @@ class Alphabet:
         try:
             return [self._number[character] for character in text]
         except KeyError as error:
-            raise ValueError(f"character {error} of {text!r} is not in the alphabet") from None
+            told = f"character '{cut(error.args[0])}' of '{cut(text)}' is not in the alphabet"
+            raise ValueError(told) from None
 
     def lacks(self, text: str) -> set[str]:
         """Characters of a transcript that have no symbol."""
@@ -137,10 +139,11 @@ def learn_alphabet(texts: Iterable[str]) -> Alphabet:
     >>> learn_alphabet(["你好", "ok", "[noise]"]).characters
     'ko你好'
     """
-    found = set().union(*(text for text in texts if all(map(_can_be_said, text))))
+    found = set().union(*(text for text in texts if all(map(can_be_said, text))))
     return Alphabet("".join(sorted(found)))
 
 
 @cache
-def _can_be_said(character: str) -> bool:
+def can_be_said(character: str) -> bool:
+    """Is a character of a normalised transcript one that a model can learn to write?"""
     return character in " '" or unicodedata.category(character)[0] in "LMN"

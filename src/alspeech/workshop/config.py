@@ -17,7 +17,7 @@ import pydantic
 import yaml
 from pydantic import Field, StrictFloat, StrictInt
 
-from .errors import UserError, one_of
+from .errors import UserError, cut, one_of
 
 ROOT = Path(os.environ.get("ALSPEECH_ROOT") or Path(__file__).resolve().parents[3])
 CORPORA = {  # what DATA is
@@ -308,19 +308,19 @@ def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str =
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            found = "nothing in it" if values is None else f"'{_cut(values)}' is no mapping"
+            found = "nothing in it" if values is None else f"'{cut(values)}' is no mapping"
             raise UserError(f"{file.name}: {found}: give keys and values, for one 'seeds: 3'")
         for name in words.keys() & values.keys():
             raise UserError(f"{file.name}: {name} is no key of a preset: name it to make, instead")
         settings = pydantic.TypeAdapter(Settings).validate_python({**values, **words})
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: {error.problem}" if mark else error
+        where = f"line {mark.line + 1}: {cut(error.problem, 120)}" if mark else cut(error, 120)
         raise UserError(f"{file.name}: not to be read as YAML: {where}") from None
     except pydantic.ValidationError as error:
         raise UserError(f"{file.name}: {_told(error.errors()[0])}") from None
     if settings.start and settings.start not in presets():
-        raise UserError(f"{file.name}: start: unknown preset '{settings.start}': "
+        raise UserError(f"{file.name}: start: unknown preset '{cut(settings.start)}': "
                         f"choose one of {', '.join(presets())}")  # fmt: skip
     return settings
 
@@ -340,7 +340,7 @@ def _told(error: dict) -> str:
         known = [item.name for item in fields(kind)] if is_dataclass(kind) else []
         if known and name not in known:
             near = difflib.get_close_matches(str(name), known, n=8, cutoff=0)
-            unknown = f"unknown key '{_cut(name)}', the nearest are {', '.join(near)}"
+            unknown = f"unknown key '{cut(name)}', the nearest are {', '.join(near)}"
             return ": ".join([*where, unknown])
         if known:
             where.append(name)
@@ -350,9 +350,4 @@ def _told(error: dict) -> str:
         return ": ".join([*where, what])
     for python, plain in MEANT.items():
         what = what.replace(python, plain)
-    return f"{': '.join(where)} is {_cut(error['input'])}: {what[0].lower()}{what[1:]}"
-
-
-def _cut(value) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:39] + "…"
+    return f"{': '.join(where)} is {cut(error['input'])}: {what[0].lower()}{what[1:]}"

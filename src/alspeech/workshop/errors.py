@@ -14,13 +14,39 @@ AGAIN = "finished work is kept, the same command goes on from it"
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend: one line, says what to do."""
+    """Something that the person at the keyboard can mend: one line, says what to do.
+
+    What it quotes of the user's goes through :func:`cut` or :func:`cut_path`.
+    """
+
+
+def cut(value, most: int = 40) -> str:
+    """A value as a message quotes it: one line of at most ``most`` characters.
+
+    >>> cut("one\\ntwo"), cut("a" * 100000, most=5)
+    ('one\\\\ntwo', 'aaaa…')
+    """
+    text = _one_line(str(value)[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def cut_path(path, most: int = 160) -> str:
+    """A path as a message quotes it: whole, unless it is longer than paths are; then its ends."""
+    text = str(path)
+    if len(text) > most:
+        text = f"{text[: most // 2]}…{text[-(most // 2) + 1 :]}"
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    """Line ends, terminals' commands and halves of characters are written as escapes."""
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
 def one_of(kind: str, name, known) -> None:
     """Raise ``UserError`` for a name that is none of the known ones."""
     if name not in known:
-        raise UserError(f"unknown {kind} '{name}': choose one of {', '.join(known)}")
+        raise UserError(f"unknown {kind} '{cut(name)}': choose one of {', '.join(known)}")
 
 
 def explain(error: Exception, log: Path) -> int:
@@ -37,9 +63,10 @@ def explain(error: Exception, log: Path) -> int:
     elif isinstance(error, OSError) and error.errno in FULL:
         line, status = f"{where}{error}: make room; {AGAIN}", 2
     else:
-        line = f"{where}{type(error).__name__}: {error} (traceback: {_traceback(error, log)})"
+        told = cut(" ".join(str(error).split()), 200)
+        line = f"{where}{type(error).__name__}: {told} (traceback: {_traceback(error, log)})"
         status = 1
-    print("error: " + " ".join(line.split()), file=sys.stderr)
+    print("error: " + _one_line(" ".join(line.split())), file=sys.stderr)
     return status
 
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from .config import ROOT, Settings
-from .errors import AGAIN, UserError
+from .errors import AGAIN, UserError, cut
 
 
 def execute(notebook: str, settings: Settings) -> Path:
@@ -23,7 +23,7 @@ def execute(notebook: str, settings: Settings) -> Path:
 
     source = Path(notebook or "")
     if not source.is_file():
-        raise UserError(f"no notebook '{notebook}': choose one of those in notebooks/")
+        raise UserError(f"no notebook '{cut(notebook)}': choose one of those in notebooks/")
     output = ROOT / "build" / settings.run / source.name
     partial, log = output.with_suffix(".partial.ipynb"), output.with_suffix(".log")
     output.parent.mkdir(parents=True, exist_ok=True)
