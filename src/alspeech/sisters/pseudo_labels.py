@@ -148,7 +148,7 @@ def _train_and_test(
     # the labelled set to begin with: ``labelled`` utterances of the base split, by lot
     lot = np.random.default_rng([seed, 3]).permutation(len(base))[: config.labelled or len(base)]
     new = pool["utt_id"].isin(chosen)
-    labelled = pd.concat([base.iloc[np.sort(lot)], pool[new]], ignore_index=True)
+    labelled = pd.concat([base.iloc[np.sort(lot)], data.usable(pool[new])], ignore_index=True)
     unlabelled, monitor = pool[~new].reset_index(drop=True), Monitor(data, settings)
     counts = train(
         model, data, labelled, unlabelled, settings, steps, recipe,
