@@ -47,6 +47,11 @@ class Mine:
         self.records.append({"audio_filepath": path.name, "text": words, **more})
         return path
 
+    def give_splits(self):
+        """Base, pool, validation, test, and again: u00, u04 … are in base."""
+        for number, record in enumerate(self.records):
+            record["split"] = manifests.SPLITS[number % 4]
+
     def build(self, **build):
         """The manifest by utt_id; report and rejected by their reasons are kept as attributes."""
         lines = [json.dumps(record) + "\n" for record in self.records]
@@ -89,7 +94,8 @@ BAD = {
 
 @pytest.mark.parametrize("reason", BAD)
 def test_an_unusable_recording_is_set_aside_with_its_reason_and_the_rest_goes_on(mine, reason):
-    path = mine.add("bad", speaker="s0", words="a longer transcript than that")
+    mine.give_splits()
+    path = mine.add("bad", split="base", words="a longer transcript than that")
     BAD[reason](path)
     manifest = mine.build(base=9, pool=9, validation=9, test=9)
     assert len(manifest) == 16 and "bad" not in manifest.index
@@ -167,12 +173,13 @@ def test_a_transcript_fits_where_there_is_a_frame_a_symbol(seconds, letters, fit
     frames = output_frames(model, features.input_frames(model, int(seconds * 16000)))
     assert frames == 16 == DeepSpeech2(model, 5).frames(64)
     facts = {"N": int(seconds * 44100), "rate": 44100}
-    labels = [1, 2] * (letters // 2) + [1] * (letters % 2)
-    if fits:
-        validation._check_fit(labels, facts, model)
-    with pytest.raises(validation.Unusable, match="frames needed"):
-        # two equal symbols need a blank between them
-        validation._check_fit(labels[:-1] + [labels[-2]] if fits else labels, facts, model)
+    text = "ab" * (letters // 2) + "a" * (letters % 2)
+    assert (validation._misfit(text, facts, model) == "") == fits
+    # two equal symbols need a blank between them
+    assert (
+        validation._misfit(text[:-1] + text[-2], facts, model)
+        == f"{letters + 1} frames needed, 16 there"
+    )
 
 
 # ---------------------------------------------------------------- transcripts
@@ -206,13 +213,14 @@ def test_every_step_that_changed_a_transcript_is_counted_with_an_example(mine):
 
 
 def test_transcripts_that_are_empty_or_outside_the_alphabet_are_set_aside_and_told(mine):
+    mine.give_splits()
     mine.records[0]["text"] = " … "
-    mine.records[1]["text"] = "café 50%"
-    mine.records[2]["text"] = "50 yes"
+    mine.records[4]["text"] = "café 50%"
+    mine.records[6]["text"] = "50 yes"
     manifest = mine.build()
     reasons = mine.rejected["reason"].to_dict()
     outside = "transcript outside the alphabet"
-    assert reasons == {"u00": "no transcript", "u01": outside, "u02": outside}
+    assert reasons == {"u00": "no transcript", "u04": outside, "u06": outside}
     assert set(manifest["text"]) == {"yes please"}
     told = mine.report.loc["outside the alphabet"]["utterances"].to_dict()
     assert told["5 (digit five)"] == "2" and told["% (percent sign)"] == "1"
@@ -222,14 +230,79 @@ def test_transcripts_that_are_empty_or_outside_the_alphabet_are_set_aside_and_to
 def test_another_language_is_one_line_that_says_what_to_set_and_then_works(mine):
     for record in mine.records:
         record["text"] = "打开，灯"
-    with pytest.raises(UserError, match="16 of 16 .*outside the alphabet.*alphabet: learned"):
+    mine.give_splits()  # of base and validation 8 transcripts are read
+    with pytest.raises(UserError, match="8 of 8 .*outside the alphabet.*alphabet: learned"):
         mine.build()
     mine.records[0]["text"] = "打开 [笑]"
-    manifest = mine.build(alphabet="learned")
+    manifest = mine.build(alphabet="learned", validation=4)
     alphabet = text.read_alphabet(mine.out)
     assert alphabet.characters == " 开打灯" and len(alphabet) == 5
     assert alphabet.decode(alphabet.encode("打开 灯")) == "打开 灯"
-    assert len(manifest) == 15 and mine.rejected.loc["u00", "detail"] == "[ ] 笑"
+    assert len(manifest) == 15 and mine.rejected.loc["u00", "detail"] == "[ ]"
+
+
+# ---------------------------------------------------------------- what is not queried is not read
+
+
+POISON = {"other letters": "zażółć gęślą", "nothing": " … ", "too much": "of all " * 40}
+
+
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize("alphabet", ["english", "learned"])
+@pytest.mark.parametrize("given", [True, False])
+def test_what_the_pool_says_changes_nothing_before_it_is_queried(mine, alphabet, poison, given):
+    if given:
+        mine.give_splits()
+    clean = mine.build(alphabet=alphabet)
+    characters, report = text.read_alphabet(mine.out).characters, mine.report
+    pool = clean["split"] == "pool"
+    for record in mine.records:
+        if pool.get(record["audio_filepath"].removesuffix(".wav")):
+            record["text"] = POISON[poison]
+    poisoned = mine.build(alphabet=alphabet)
+    pd.testing.assert_frame_equal(poisoned.drop(columns="text"), clean.drop(columns="text"))
+    assert poisoned.loc[~pool, "text"].equals(clean.loc[~pool, "text"])
+    assert text.read_alphabet(mine.out).characters == characters
+    pd.testing.assert_frame_equal(mine.report, report)
+    assert mine.rejected.empty and pool.sum() > 2
+
+
+@pytest.mark.parametrize("alphabet", ["english", "learned"])
+def test_what_the_test_set_says_is_kept_and_counts_as_errors(mine, alphabet):
+    mine.give_splits()
+    clean, characters = mine.build(alphabet=alphabet), text.read_alphabet(mine.out).characters
+    for number, words in ((3, "zażółć gęślą"), (7, "of all " * 40)):
+        mine.records[number]["text"] = words
+    manifest, learned = mine.build(alphabet=alphabet), text.read_alphabet(mine.out)
+    assert list(manifest.index) == list(clean.index) and learned.characters == characters
+    told = "test transcripts outside the alphabet, kept: they count as errors"
+    assert mine.report.loc[("note", told), "utterances"] == ("1" if alphabet == "english" else "2")
+    features.extract(mine.out, manifest, ModelConfig())
+    store = features.FeatureStore(mine.out)
+    test = manifest[manifest["split"] == "test"]
+    silent = lambda inputs: torch.eye(len(learned))[[0] * 28].expand(len(inputs), -1, -1)  # noqa: E731
+    silent.eval, silent.parameters = lambda: None, lambda: iter([torch.zeros(1)])
+    tested = evaluate(silent, store, test, learned).set_index("utt_id")
+    assert np.isinf(tested.loc[["u03", "u07"], "ctc"]).all()
+    assert tested.loc["u03", "char_errors"] == len("zażółć gęślą")
+    assert summarise(tested)["infinite_ctc"] == 2 and summarise(tested)["wer"] == 100
+
+
+def test_a_queried_transcript_that_cannot_be_used_is_set_aside_and_told(mine, capfd):
+    mine.give_splits()
+    mine.records[1]["text"], mine.records[5]["text"] = "zażółć gęślą", " … "
+    manifest = mine.build()
+    speech = corpus.Corpus(mine.out, manifest, None, text.read_alphabet(mine.out))
+    capfd.readouterr()
+    train = speech.labelled(["u01", "u05", "u09"])
+    assert list(train["utt_id"]) == ["u00", "u04", "u08", "u12", "u09"]
+    assert capfd.readouterr().err == (
+        "2 of 3 transcripts, now read, are set aside: transcript outside the alphabet (1), "
+        "no transcript (1)\n"
+    )
+    assert len(speech.labelled(["u09", "u13"])) == 6 and not capfd.readouterr().err
+    known = manifest.assign(text="", kind="silence")  # the embedded corpus says where nobody speaks
+    assert len(replace(speech, manifest=known).labelled(["u01", "u05"])) == 6
 
 
 # ---------------------------------------------------------------- splits
@@ -405,6 +478,24 @@ def test_a_corpus_that_is_refused_leaves_nothing_but_the_list_of_reasons(mine, l
     assert not list((laboratory / "data").iterdir())
     listed = pd.read_csv(laboratory / "build" / "jsonl-tiny" / "rejected.csv")
     assert listed["reason"].tolist() == ["no transcript"] * 4
+
+
+def test_a_cell_says_how_many_queried_utterances_it_could_not_learn_from(
+    mine, laboratory, monkeypatch
+):
+    mine.give_splits()
+    mine.records[1]["text"] = "zażółć gęślą"
+    (mine.folder / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in mine.records))
+    settings = Settings(
+        "tiny", "jsonl", str(mine.folder), seeds=1, build=SIZES,
+        model=ModelConfig(layers=1, hidden=4, channels=2),
+    )  # fmt: skip
+    trained = lambda folder, data, model, train, *_, **__: {"on": list(train["utt_id"])}  # noqa: E731
+    monkeypatch.setattr(experiment, "train_and_test", trained)
+    monkeypatch.setattr(experiment, "queried", lambda *_: ["u01", "u09"])
+    folder = experiment.cell(settings, "random", 50, 0).folder()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["on"] == ["u00", "u04", "u08", "u12", "u09"] and metrics["set_aside"] == 1
 
 
 def test_a_model_has_as_many_symbols_as_its_corpus(mine, laboratory, monkeypatch):

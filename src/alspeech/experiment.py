@@ -117,8 +117,9 @@ def queried(settings: Settings, strategy: str, percent: float, seed: int) -> lis
 def cell(settings: Settings, strategy: str, percent: float, seed: int) -> Step:
     """A training that goes on from the base model with base + queried utterances.
 
-    Folder as :func:`base_model`'s, without the weights. The strategies ``base`` (the base model
-    itself) and ``all`` are the ends.
+    Folder as :func:`base_model`'s, without the weights; ``metrics.json`` says, too, how many of the
+    queried utterances were ``set_aside`` (:meth:`speech.corpus.Corpus.usable`). The strategies
+    ``base`` (the base model itself) and ``all`` are the ends.
     """
     base, config = base_model(settings, seed), settings.training
     if strategy == BASE:
@@ -127,10 +128,11 @@ def cell(settings: Settings, strategy: str, percent: float, seed: int) -> Step:
 
     def compute(folder: Path) -> dict:
         data, model = corpus.prepare(settings), load_base(settings, seed)
-        return train_and_test(
-            folder, data, model, data.labelled(chosen), config, seed=seed,
-            epochs=config.epochs, rate=config.rate,
+        train = data.labelled(chosen)
+        metrics = train_and_test(
+            folder, data, model, train, config, seed=seed, epochs=config.epochs, rate=config.rate,
         )  # fmt: skip
+        return {**metrics, "set_aside": len(chosen) - int((train["split"] == "pool").sum())}
 
     name, given = f"{strategy}-{percent:g}-seed{seed}", {"queried": fingerprint(chosen)}
     return Step(name, compute, after=(base,), given=given)

@@ -5,6 +5,8 @@ CER and WER are corpus sums (errors ÷ reference length), never means of utteran
 
 from __future__ import annotations
 
+import math
+
 import jiwer
 import numpy as np
 import pandas as pd
@@ -46,19 +48,22 @@ def evaluate(
     """Decode every utterance by its best path.
 
     Returns a row an utterance: ``utt_id, ctc`` (nats; inf where the transcript needs more frames
-    than there are), ``hypothesis, char_errors, chars, word_errors, words``.
+    than there are, or letters that the alphabet lacks), ``hypothesis, char_errors, chars,
+    word_errors, words``.
     """
     model.eval()
     device = next(model.parameters()).device
     texts = dict(zip(utterances["utt_id"], utterances["text"], strict=True))
-    rows = []
-    for part in store.batches(utterances, batch, alphabet.encode):
+    rows, unwritten = [], {utt_id for utt_id, text in texts.items() if alphabet.lacks(text)}
+    encode = lambda text: [] if alphabet.lacks(text) else alphabet.encode(text)  # noqa: E731
+    for part in store.batches(utterances, batch, encode):
         log_probs = model(part.features.to(device)).float().log_softmax(-1)
         found = (ctc_losses(log_probs, part.labels), best_path(log_probs))
         for utt_id, loss, path in zip(part.utt_ids, *(x.tolist() for x in found), strict=True):
             # spaces at the ends are no words; jiwer's word count ignores them, CER should too
             hypothesis = alphabet.collapse(path).strip()
             counts = errors(texts[utt_id], hypothesis)
+            loss = math.inf if utt_id in unwritten else loss
             rows.append({"utt_id": utt_id, "ctc": loss, "hypothesis": hypothesis, **counts})
     return pd.DataFrame(rows).set_index("utt_id").loc[utterances["utt_id"]].reset_index()
 

@@ -88,7 +88,7 @@ def predicted(settings: Settings, variant: str, seed: int) -> Step:
 
     def compute(folder: Path) -> dict:
         data, model, rows = corpus.prepare(settings), load_joint(settings, seed, variant), []
-        test, pool = data.split("test"), data.split("pool")
+        test, pool = data.usable(data.split("test")), data.split("pool")  # a true loss is finite
         for batch in data.store.batches(test, 32, data.alphabet.encode):
             batch = batch.to(device())
             true = model.true_losses(batch.features, batch.labels)
@@ -167,8 +167,7 @@ def whole_pool(settings: Settings, seed: int) -> Step:
         data = corpus.prepare(settings)
         pool = data.split("pool")
         write_csv(folder / "queried.csv", pool[["utt_id"]])
-        train = pd.concat([data.split("base"), pool], ignore_index=True)
-        return _train(folder, settings, data, train, seed)
+        return _train(folder, settings, data, data.labelled(list(pool["utt_id"])), seed)
 
     return Step(f"round-{ALL}-seed{seed}", compute, after=(joint_model(settings, "joint", seed),))
 

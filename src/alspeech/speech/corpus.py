@@ -9,6 +9,8 @@ joined (fsdd.py), what others recorded is read (readers.py) and looked through (
 from __future__ import annotations
 
 import functools
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +45,23 @@ class Corpus:
         return self.manifest[self.manifest["split"] == name].reset_index(drop=True)
 
     def labelled(self, chosen: list[str]) -> pd.DataFrame:
-        """The base set, and of the pool the utterances ``chosen`` by their ids."""
+        """The base set, and of the pool the utterances ``chosen`` by their ids, as far as they are
+        :meth:`usable`."""
         pool = self.split("pool").set_index("utt_id", drop=False)
-        return pd.concat([self.split("base"), pool.loc[sorted(chosen)]], ignore_index=True)
+        bought = self.usable(pool.loc[sorted(chosen)])
+        return pd.concat([self.split("base"), bought], ignore_index=True)
+
+    def usable(self, bought: pd.DataFrame) -> pd.DataFrame:
+        """Of utterances that have been queried, or are tested, those whose transcripts can be
+        learned from. The others are paid for all the same, as in life: how many they are, and why,
+        is a line on standard error."""
+        why = [validation.unusable(row, self.alphabet) for row in bought.itertuples()]
+        reasons = Counter(filter(None, why))
+        if reasons:
+            told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+            count = f"{reasons.total()} of {len(bought)}"
+            print(f"{count} transcripts, now read, are set aside: {told}", file=sys.stderr)
+        return bought[[reason is None for reason in why]]
 
 
 @functools.lru_cache  # a real corpus has thousands of files to look at

@@ -264,5 +264,6 @@ def build(folder: Path, config: CorpusConfig, jobs: int) -> None:
         server.stdout.close()
     manifest["duration"] = [soundfile.info(folder / path).duration for path in manifest["path"]]
     if config.alphabet == "learned":
-        write_alphabet(folder, learn_alphabet(manifest["text"]))
+        known = manifest["split"].isin(["base", "validation"])  # what is not queried is not read
+        write_alphabet(folder, learn_alphabet(manifest["text"][known]))
     write_manifest(folder / "manifest.jsonl", manifest)

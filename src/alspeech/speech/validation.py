@@ -3,6 +3,10 @@
 One utterance that is no good is set aside with its reason (``rejected.csv``) and counted; what
 spoils the run as a whole is one ``UserError``. Everything that could end a training in its third
 hour is seen here in the first minutes: every audio file that the run will use is read once.
+
+What is not queried is not read: no transcript of the pool decides about splits, alphabet or
+candidates, or is told in the report; :func:`unusable` looks at it once it has been queried. The
+test set is not chosen by what the model can write, either: what it cannot counts as errors.
 """
 
 from __future__ import annotations
@@ -20,13 +24,13 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from ..workshop.config import CorpusConfig, ModelConfig, Settings
-from ..workshop.errors import UserError
+from ..workshop.config import ROOT, CorpusConfig, ModelConfig, Settings
+from ..workshop.errors import UserError, cut, cut_path
 from ..workshop.store import write_csv
 from .features import input_frames, output_frames
 from .manifests import SPLITS, read_audio, write_manifest
 from .readers import Found
-from .text import ENGLISH, learn_alphabet, normalise, write_alphabet
+from .text import ENGLISH, Alphabet, can_be_said, learn_alphabet, normalise, write_alphabet
 
 # why an utterance is set aside, and what to do about it
 REASONS = {
@@ -48,6 +52,7 @@ REASONS = {
 FULL_SCALE = 0.999  # of a sample; from here on it counts as clipped
 CLIPPED = 0.001  # share of such samples from which an utterance is called clipped
 SLACK = 0.1  # seconds by which a manifest's duration may exceed the file's: it was rounded
+READ = ("base", "validation")  # splits whose transcripts decide what is learned, and written
 REJECTED = ("utt_id", "path", "where", "reason", "detail", "what_to_do")
 REPORTED = ("part", "what", "utterances", "example")
 # the kinds of utterance that notebooks compare, and the seconds from which each begins
@@ -77,7 +82,8 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
     try:
         samples, rate = read_audio(path, start, seconds)
     except UserError as error:
-        raise Unusable("audio truncated", str(error).split(": ", 1)[-1].split(";")[0]) from None
+        told = str(error).split("cannot be read: ")[-1].split(";")[0]
+        raise Unusable("audio truncated", told) from None
     there, broken = len(samples) / rate, np.sum(~np.isfinite(samples))
     if len(samples) < round(seconds * rate):
         raise Unusable("audio truncated", f"{there:.2f} s of {seconds:.2f} s are there")
@@ -102,8 +108,8 @@ def _header(path: str):
         raise Unusable("file empty", "0 bytes")
     try:
         file = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise Unusable("not audio", str(error).split(": ", 1)[-1]) from None
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: of a .raw file
+        raise Unusable("not audio", getattr(error, "error_string", str(error))) from None
     # libsndfile reads a WAV that was cut short without a word, but notes it: a header of a stream,
     # written before its length was known, promises 2 or 4 GiB and is no promise
     promise = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
@@ -114,13 +120,23 @@ def _header(path: str):
     return file
 
 
-def _check_fit(labels: list[int], facts: dict, model: ModelConfig) -> None:
-    """CTC needs a frame a symbol, and a blank between equal ones. Raises :class:`Unusable`."""
+def _misfit(text: str, facts: dict, model: ModelConfig) -> str:
+    """What a transcript lacks in frames ("" if nothing): CTC needs one a symbol, and a blank
+    between equal ones."""
     samples = -(-facts["N"] * model.sample_rate // facts["rate"])
     there = output_frames(model, input_frames(model, samples))
-    needed = len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
-    if needed > there:
-        raise Unusable("transcript longer than the audio", f"{needed} frames needed, {there} there")
+    needed = len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
+    return f"{needed} frames needed, {there} there" if needed > there else ""
+
+
+def unusable(utterance, alphabet: Alphabet) -> str | None:
+    """Why nothing is to be learned from a labelled utterance (a row of the manifest): a reason of
+    :data:`REASONS`; None where its transcript can be used."""
+    if alphabet.lacks(utterance.text):
+        return "transcript outside the alphabet"
+    # of the embedded corpus's silence we know that nothing is said
+    silence = getattr(utterance, "kind", None) == "silence"
+    return None if utterance.text or silence else "no transcript"
 
 
 def assign_splits(rows: pd.DataFrame, build: CorpusConfig) -> tuple[pd.Series, list[str]]:
@@ -189,27 +205,34 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
     except UserError as error:
         if not rejected:
             raise
-        people.mkdir(parents=True, exist_ok=True)
-        write_csv(people / "rejected.csv", pd.DataFrame(rejected, columns=REJECTED))
-        raise UserError(f"{error}; all that is set aside: {people / 'rejected.csv'}") from None
+        raise UserError(f"{error}; {_list_for(people, rejected)}") from None
     write_manifest(folder / "manifest.jsonl", manifest)
     write_alphabet(folder, alphabet)
-    reasons = _tally("rejected", [(reason, where) for _, _, where, reason, *_ in rejected])
+    seen = [(reason, cut_path(where, 120)) for _, _, where, reason, *_ in rejected]
+    reasons = _tally("rejected", seen)
     table = pd.DataFrame(reasons + told, columns=REPORTED)
     table["utterances"] = table["utterances"].astype("Int64")  # a note has no number
     write_csv(folder / "report.csv", table)
     write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=REJECTED))
 
 
+def _list_for(people: Path, rejected: list[tuple]) -> str:
+    """Write ``people/rejected.csv`` and say where it is."""
+    people.mkdir(parents=True, exist_ok=True)
+    write_csv(people / "rejected.csv", pd.DataFrame(rejected, columns=REJECTED))
+    shown = people.relative_to(ROOT) if people.is_relative_to(ROOT) else people
+    return f"all that is set aside: {shown / 'rejected.csv'}"
+
+
 def _set_aside(rejected: list[tuple], more: list[tuple], looked_at: int) -> None:
     """Add to ``rejected``; ``UserError`` where it is more than half of what was looked at."""
     rejected += [(*row, REASONS[row[3]]) for row in more]
     if 2 * len(more) > looked_at:
-        seen = [(reason, f"{where}: {detail}") for _, _, where, reason, detail in more]
-        _, reason, count, example = _tally("rejected", seen)[0]
+        names = [(reason, f"{Path(where).name}: {detail}") for _, _, where, reason, detail in more]
+        _, reason, count, example = _tally("rejected", names)[0]
         raise UserError(
             f"{len(more)} of {looked_at} utterances cannot be used, most often for '{reason}' "
-            f"({count}; {example}): {REASONS[reason]}"
+            f"({count}; {cut(example)}): {REASONS[reason]}"
         )
 
 
@@ -220,48 +243,70 @@ def _tally(part: str, seen: list[tuple[str, str]], most: int | None = None) -> l
 
 
 def _select(rows, settings: Settings, jobs: int, rejected: list, told: list) -> tuple:
-    """The manifest of what is used of a reader's rows, and the alphabet of its transcripts."""
-    config, texts = settings.build, [normalise(text) for text in rows["text"]]
-    short = lambda text: text if len(text) <= 40 else text[:39] + "…"  # noqa: E731
-    changes = []
-    for old, (new, steps) in zip(rows["text"], texts, strict=True):
-        changes += [(step, f"{short(old)} → {short(new)}") for step in steps]
-    told += _tally("text", changes)
-    rows["text"] = [text for text, _ in texts]
-    alphabet = learn_alphabet(rows["text"]) if config.alphabet == "learned" else ENGLISH
-    rows = _with_good_transcripts(rows, alphabet, rejected, told)
+    """The manifest of what is used of a reader's rows, and its alphabet."""
+    config = settings.build
+    # nobody to ask, neither now nor after a query
+    silent = dict.fromkeys(rows.index[rows["text"].str.strip() == ""], "")
+    rows = _without(rows, silent, "no transcript", len(rows), rejected)
     rows["split"], notes = assign_splits(rows, config)
     if rows["split"].isna().any():  # all four are given, but not to everybody
         told.append(("note", "left out: no split given", int(rows["split"].isna().sum()), ""))
         rows = rows[rows["split"].notna()]
+    rows = _with_good_transcripts(rows, config, rejected, told)
     learnt = set(rows["speaker"][rows["split"].isin(["base", "pool"])].dropna())
     shared = set(rows["speaker"][rows["split"] == "test"].dropna()) & learnt
     if shared and not notes:
         notes = [f"{len(shared)} speakers of test are in base or pool, too, as given"]
     told += [("note", note, None, "") for note in notes]
-    manifest = _with_good_audio(rows, alphabet, settings, jobs, rejected, told)
+    manifest = _with_good_audio(rows, settings, jobs, rejected, told)
     for split in SPLITS:
         if not (manifest["split"] == split).any():
             raise UserError(f"no usable utterance for {split}: mend some, or add recordings")
+    known = manifest["text"][manifest["split"].isin(READ)]
+    alphabet = learn_alphabet(known) if config.alphabet == "learned" else ENGLISH
+    tested = manifest[manifest["split"] == "test"]
+    if beyond := [row.utt_id for row in tested.itertuples() if alphabet.lacks(row.text)]:
+        what = "test transcripts outside the alphabet, kept: they count as errors"
+        told.append(("note", what, len(beyond), cut(beyond[0])))
     return manifest, alphabet
 
 
-def _with_good_transcripts(rows, alphabet, rejected: list, told: list) -> pd.DataFrame:
-    bad, outside = {}, []
+def _with_good_transcripts(rows, config: CorpusConfig, rejected: list, told: list) -> pd.DataFrame:
+    """The rows with normalised transcripts, and without those of base and validation from which
+    nothing is to be learned, and those of test that say nothing."""
+    allowed = can_be_said if config.alphabet == "learned" else ENGLISH.characters.__contains__
+    texts, changes, outside, empty, foreign = [], [], [], {}, {}
     for row in rows.itertuples():
-        lacking = sorted(alphabet.lacks(row.text))
-        if lacking or not row.text:
-            reason = "transcript outside the alphabet" if lacking else "no transcript"
-            bad[row.Index] = (row.utt_id, row.path, row.text_where, reason, " ".join(lacking))
+        text, steps = normalise(row.text)
+        texts.append(text)
+        if row.split == "pool":
+            continue
+        changes += [(step, f"{cut(row.text)} → {cut(text)}") for step in steps]
+        lacking = sorted(character for character in set(text) if not allowed(character))
         for character in lacking:
             name = unicodedata.name(character, f"U+{ord(character):04X}").lower()
-            outside.append((f"{character} ({name})", ""))
+            outside.append((f"{cut(character)} ({name})", ""))
+        if not text:
+            empty[row.Index] = ""
+        elif lacking and row.split in READ:
+            foreign[row.Index] = " ".join(lacking)
+    told += _tally("text", changes)
     told += _tally("outside the alphabet", outside, most=20)
-    _set_aside(rejected, list(bad.values()), len(rows))
+    read = rows["split"].value_counts().drop("pool", errors="ignore")
+    rows = _without(rows.assign(text=texts), empty, "no transcript", read.sum(), rejected)
+    reason, count = "transcript outside the alphabet", read.reindex(READ, fill_value=0).sum()
+    return _without(rows, foreign, reason, count, rejected)
+
+
+def _without(rows, bad: dict, reason: str, looked_at: int, rejected: list) -> pd.DataFrame:
+    """The rows but the ``bad`` ones ({index: what was seen}), which are set aside."""
+    seen = rows.loc[list(bad), ["utt_id", "path", "text_where"]].itertuples(index=False)
+    more = [(*row, reason, detail) for row, detail in zip(seen, bad.values(), strict=True)]
+    _set_aside(rejected, more, looked_at)
     return rows.drop(index=list(bad))
 
 
-def _with_good_audio(rows, alphabet, settings, jobs, rejected: list, told: list) -> pd.DataFrame:
+def _with_good_audio(rows, settings, jobs, rejected: list, told: list) -> pd.DataFrame:
     """The manifest: each split filled, from its utterances in random order, with usable ones."""
     rng = np.random.default_rng([settings.build.seed, 3])
     sizes = {split: getattr(settings.build, split) for split in SPLITS}
@@ -271,9 +316,10 @@ def _with_good_audio(rows, alphabet, settings, jobs, rejected: list, told: list)
     def check(row):
         try:
             facts = inspect_audio(row.path, row.offset, row.duration, settings.build)
-            _check_fit(alphabet.encode(row.text), facts, settings.model)
         except Unusable as error:
             return error
+        if row.split in READ and (lacking := _misfit(row.text, facts, settings.model)):
+            return Unusable("transcript longer than the audio", lacking)
         return facts
 
     # threads: libsndfile and numpy work outside Python's lock
