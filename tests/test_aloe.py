@@ -18,7 +18,7 @@ from test_notebooks import EXECUTE
 
 from alspeech.sisters import aloe, encoders, few_labels
 from alspeech.sisters.labelling import SKIP, Labeller
-from alspeech.speech import clips, readers
+from alspeech.speech import clips, readers, validation
 from alspeech.workshop.config import AloeConfig, Settings, load_settings
 from alspeech.workshop.errors import UserError
 
@@ -43,6 +43,18 @@ def table(labels, path="x.wav", **columns) -> pd.DataFrame:
     ids = [f"c{i}" for i in range(len(labels))]
     frame = {"clip_id": ids, "path": path, "offset": np.nan, "duration": np.nan, "split": None}
     return pd.DataFrame({**frame, "speaker": None, "label": labels, **columns})
+
+
+@pytest.fixture(autouse=True)
+def laboratory(tmp_path, monkeypatch):
+    """What is found out about clips stays here, and is forgotten after a test."""
+    for module in ("workshop.steps", "speech.clips"):
+        monkeypatch.setattr(f"alspeech.{module}.ROOT", tmp_path)
+    for function in FORGET:
+        function.cache_clear()
+
+
+FORGET = (readers.read, clips.read, clips.task, aloe._embeddings_of)
 
 
 # ---------------------------------------------------------------- acquisition
@@ -355,7 +367,7 @@ def test_any_list_with_a_column_of_labels_is_a_task(tmp_path):
         clips.read(settings_of("jsonl", tmp_path / "bare"))
 
 
-def key_of(settings, forget=(readers.read, clips.read, clips.task, aloe._embeddings_of)):
+def key_of(settings, forget=FORGET):
     """What a new process would call a cell, and the embeddings that it goes on from."""
     for function in forget:
         function.cache_clear()
@@ -423,6 +435,101 @@ def short_wavlm():
         "group_norm", convolutions, False, 24, 0.0, 8, 2, 2, 2, 8, 16, 0.0, 32, 0.0, 0.0, False,
         0.0, None,
     )  # fmt: skip
+
+
+DAMAGE = {  # what became of a FLAC file, and the reason that is told
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:2000]), "audio truncated"),
+    "empty": (lambda path: path.write_bytes(b""), "file empty"),
+    "a page": (lambda path: path.write_text("<html>404 Not Found</html>"), "not audio"),
+    "gone": (lambda path: path.unlink(), "file missing"),
+    "no header": (lambda path: path.write_bytes(path.read_bytes()[200:]), "not audio"),
+}
+
+
+def wake_words(folder, count=30):
+    """A small set of wake words as FLAC, a few of them damaged; returns the list's records."""
+    rng, records = np.random.default_rng(0), []
+    for i in range(count):
+        path = folder / f"{i:02d}.flac"
+        soundfile.write(path, 0.1 * rng.standard_normal(8000) * (1 + i % 3), 16000)
+        records.append({"audio_filepath": path.name, "label": "abc"[i % 3]})
+    return records
+
+
+def write_list(folder, records):
+    (folder / "list.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_damaged_clips_are_set_aside_before_any_embedding_and_the_rest_goes_on(root):
+    data = root / "words"
+    data.mkdir()
+    records = wake_words(data)
+    for number, (damage, _) in enumerate(DAMAGE.values()):
+        damage(data / f"{4 * number:02d}.flac")
+    nan = np.full(8000, np.nan)
+    soundfile.write(data / "hole.wav", nan, 16000, subtype="FLOAT")
+    records.append({"audio_filepath": "hole.wav", "label": "a"})
+    records.append({"audio_filepath": "01.flac", "label": "a", "offset": 9.0, "duration": 0.3})
+    write_list(data, records)
+    preset = "aloe: {runs: 2, steps: 2, seed_clips: 1, epochs: 2, encoders: [logmel]}\n"
+    (root / "configs" / "words.yaml").write_text(preset)
+    command = ("run", "--system", "aloe", "--preset", "words", "--corpus", "jsonl")
+    done = alspeech(root, *command, "--data", str(data), ALSPEECH_JOBS="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "7 clips are set aside: audio truncated (2), not audio (2)" in done.stdout
+    assert "see build/jsonl-words/rejected_clips.csv" in done.stdout
+    listed = pd.read_csv(root / "build" / "jsonl-words" / "rejected_clips.csv")
+    reasons = dict(zip(listed["utt_id"], listed["reason"], strict=True))
+    told = {f"{4 * number:02d}": reason for number, (_, reason) in enumerate(DAMAGE.values())}
+    assert reasons == told | {"hole": "audio has NaN", "01@9": "audio truncated"}
+    assert (root / "results" / "jsonl-words" / "aloe_table1.csv").exists()
+
+
+def test_clips_are_looked_at_once_and_damage_changes_no_other_clip(tmp_path, monkeypatch):
+    records = wake_words(tmp_path)
+    write_list(tmp_path, records)
+    settings, looked = settings_of("jsonl", tmp_path), []
+    inspect = validation.inspect_audio
+    note = lambda *what: looked.append(what[0]) or inspect(*what)  # noqa: E731
+    monkeypatch.setattr(validation, "inspect_audio", note)
+    key = key_of(settings)
+    assert len(looked) == 30 and key_of(settings) == key and len(looked) == 30
+    assert clips.set_aside(settings) == ()
+    (tmp_path / "99.flac").write_bytes(b"fLaC")
+    write_list(tmp_path, [*records, {"audio_filepath": "99.flac", "label": "a"}])
+    assert key_of(settings) == key, "the same clips as before, under the same keys"
+    (told,) = clips.set_aside(settings)
+    assert told.startswith("1 clips are set aside: not audio (1): see build/jsonl-laptop/rejected")
+
+
+def test_a_class_that_damage_makes_too_small_and_a_damaged_corpus_are_one_line(tmp_path):
+    records = wake_words(tmp_path, 12)
+    write_list(tmp_path, records)
+    for i in (0, 3):
+        (tmp_path / f"{i:02d}.flac").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"class 'a' has 2 clips: .*; 2 clips are set aside: file e"
+    ):
+        aloe.check(settings_of("jsonl", tmp_path))
+    for i in range(12):
+        (tmp_path / f"{i:02d}.flac").write_bytes(b"")
+    for function in FORGET:
+        function.cache_clear()
+    with pytest.raises(
+        UserError, match=r"12 of 12 clips cannot be used, .*'file empty'; see build"
+    ):
+        aloe.check(settings_of("jsonl", tmp_path))
+    assert len(pd.read_csv(tmp_path / "build" / "jsonl-laptop" / "rejected_clips.csv")) == 12
+
+
+def test_the_view_of_embeddings_does_not_depend_on_the_last_bits_of_sums():
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % 4
+    X = (rng.standard_normal((4, 64))[y] + rng.standard_normal((600, 64))).astype(np.float32)
+    view = few_labels.two_dimensions(X, y)
+    for _ in range(20):  # columns in another order: the same sums, added otherwise
+        other = np.ascontiguousarray(X[:, rng.permutation(64)])
+        assert np.array_equal(few_labels.two_dimensions(other, y), view)
 
 
 def log_mel(settings=None):

@@ -26,7 +26,7 @@ from ..speech import clips
 from ..speech.readers import states
 from ..statistics import bounds, verdict
 from ..workshop.config import AloeConfig, Settings, load_settings
-from ..workshop.errors import one_of
+from ..workshop.errors import UserError, one_of
 from ..workshop.provenance import publish, tidy
 from ..workshop.steps import Step, in_parallel
 from ..workshop.store import Checkpoint, fingerprint, write_csv
@@ -235,8 +235,12 @@ def check_names(config: AloeConfig) -> None:
 def check(settings: Settings) -> str:
     """Read the corpus's labels and say, for a person to read, what its tasks are."""
     check_names(settings.aloe)
-    rows, notes = [], []
-    for name, task in clips.tasks(settings).items():
+    rows, notes = [], [*clips.set_aside(settings)]
+    try:
+        tasks = clips.tasks(settings)
+    except UserError as error:  # a class may be too small for want of those
+        raise UserError("; ".join([str(error), *notes])) from None
+    for name, task in tasks.items():
         sizes = {split: len(task.rows(split)) for split in clips.SPLITS}
         rarest = task.clips.iloc[task.rows("pool")]["label"].value_counts().min()
         rows.append({"task": name, "classes": len(task.classes), **sizes, "rarest": rarest})
@@ -254,7 +258,7 @@ def run(settings: Settings) -> SimpleNamespace:
     begun, config = time.perf_counter(), settings.aloe
     check_names(config)
     tidy(settings)
-    tasks = clips.tasks(settings)
+    aside, tasks = clips.set_aside(settings), clips.tasks(settings)
     folders = [path for encoder in config.encoders for path in embeddings(settings, encoder)]
     cells = [(t, e, run) for e in config.encoders for t in tasks for run in range(config.runs)]
     done = in_parallel(cell, settings, cells, "runs")
@@ -267,5 +271,6 @@ def run(settings: Settings) -> SimpleNamespace:
     files = {f"aloe_{name}": table for name, table in tables.items()}
     files["aloe_curves"] = curves_table(curves)
     folder = publish(settings, files, "provenance_aloe", folders + done, begun)
-    notes = (*(note for task in tasks.values() for note in task.notes), *ended_early(runs, config))
+    own = (note for task in tasks.values() for note in task.notes)
+    notes = (*aside, *own, *ended_early(runs, config))
     return SimpleNamespace(**tables, curves=curves, tasks=tasks, notes=notes, folder=folder)

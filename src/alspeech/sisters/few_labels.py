@@ -320,4 +320,6 @@ def two_dimensions(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     means = np.stack([X[y == c].mean(axis=0) for c in np.unique(y)]).astype(np.float64)
     axes = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)[2][:2].T  # [D, 2]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
-    return (X - X.mean(axis=0)) @ (axes * np.sign(largest))
+    # rounded, finer than can be seen: the last bits of a sum depend on the order of its terms,
+    # which threads may change, and a PDF keeps ten decimals of where a point lies
+    return ((X - X.mean(axis=0)) @ (axes * np.sign(largest))).round(4)

@@ -5,6 +5,7 @@ A table of clips has a row a clip: ``clip_id`` (unique), ``path``, ``offset`` an
 a column of labels for each task, NaN where a clip takes no part in it. Transcripts are not needed.
 
 Labels are read from the corpora that corpus.py prepares and, of sounds, ESC-10 and VocalSound.
+Clips that are no good are set aside as utterances are (validation.py).
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from ..workshop.config import CORPORA, Settings
-from ..workshop.errors import UserError, one_of
+from ..workshop.config import CORPORA, ROOT, Settings
+from ..workshop.errors import UserError, cut, cut_path, one_of
 from ..workshop.processes import cores
 from ..workshop.steps import Step
-from ..workshop.store import fingerprint
-from . import fsdd, readers, synthesis
+from ..workshop.store import fingerprint, write_csv
+from . import fsdd, readers, synthesis, validation
 from .manifests import check_data, read_manifest
 from .text import words
 
@@ -121,7 +122,10 @@ def read_speechcommands(settings: Settings) -> pd.DataFrame:
     table["command"] = table["word"].where(~other, "(unknown)").where(kept)
     noise = []
     for path in sorted(Path(table["path"].iloc[0]).parents[1].glob("_background_noise_/*.wav")):
-        seconds = int(soundfile.info(path).duration)
+        try:
+            seconds = int(validation.header(path).duration)
+        except validation.Unusable:
+            seconds = 1  # is looked at again, and set aside with its reason
         for at in range(seconds):  # one-second clips; no second is in two splits
             split = SPLITS[np.searchsorted(np.cumsum(SHARES), at / seconds, side="right")]
             noise.append({"clip_id": f"{path.stem}@{at}", "path": str(path), "offset": float(at),
@@ -143,11 +147,15 @@ def read_esc10(settings: Settings) -> pd.DataFrame:
     official, own = ("meta/esc50.csv", "filename", "category"), ("labels.csv", "path", "label")
     name, path, label = official if (data / official[0]).is_file() else own
     if not (data / name).is_file():
-        raise UserError(f"{data}: neither {official[0]} nor {own[0]}: DATA is {CORPORA['esc10']}")
+        raise UserError(
+            f"{cut_path(data)}: neither {official[0]} nor {own[0]}: DATA is {CORPORA['esc10']}"
+        )
     table = pd.read_csv(data / name)
     for column in (path, label, "fold"):
         if column not in table:
-            raise UserError(f"{data / name}: no column '{column}': DATA is {CORPORA['esc10']}")
+            raise UserError(
+                f"{cut_path(data / name)}: no column '{column}': DATA is {CORPORA['esc10']}"
+            )
     folder = "audio" if name == official[0] else ""
     if "esc10" in table:
         table = table[table["esc10"].astype(str) == "True"]
@@ -171,7 +179,7 @@ def read_vocalsound(settings: Settings) -> pd.DataFrame:
             names = [Path(item["wav"]).name for item in json.loads(files.read_text())["data"]]
         else:
             raise UserError(
-                f"{data}: no meta/{meta.name} and no datafiles/{files.name}: "
+                f"{cut_path(data)}: no meta/{meta.name} and no datafiles/{files.name}: "
                 f"DATA is {CORPORA['vocalsound']}"
             )
         speaker_split |= {re.split("[,_]", name)[0]: split for name in names}
@@ -179,11 +187,13 @@ def read_vocalsound(settings: Settings) -> pd.DataFrame:
     names = pd.Series([path.stem for path in paths], dtype=str)
     table = names.str.extract(r"^(?P<speaker>[fm]\d+)_\d+_(?P<sound>[a-z]+)\Z")
     for at in np.flatnonzero(table["sound"].isna()):
-        raise UserError(f"{paths[at]}: not named speaker_number_sound.wav: take it out")
+        raise UserError(f"{cut_path(paths[at])}: not named speaker_number_sound.wav: take it out")
     split = table["speaker"].map(speaker_split)
     table = table.assign(clip_id=names, path=[*map(str, paths)], split=split).dropna()
     if table.empty:
-        raise UserError(f"no recording in {data / 'audio_16k'}: DATA is {CORPORA['vocalsound']}")
+        raise UserError(
+            f"no recording in {cut_path(data / 'audio_16k')}: DATA is {CORPORA['vocalsound']}"
+        )
     return table
 
 
@@ -202,8 +212,15 @@ READERS = {
 
 @functools.lru_cache(maxsize=4)
 def read(settings: Settings) -> tuple[pd.DataFrame, tuple]:
-    """(table of clips, names of its tasks); a split with more clips than the preset has is sampled.
-    Raises ``UserError`` where there is nothing to read, or no column of labels."""
+    """(table of clips, names of its tasks); a split with more clips than the preset has is sampled,
+    and of these those that are :func:`rejected` are left out. Raises ``UserError`` where there is
+    nothing to read, no column of labels, or more than half of the clips are no good."""
+    table, tasks = _listed(settings)
+    bad = _rejected(settings, table)
+    return table[~table["clip_id"].isin(bad["utt_id"])].reset_index(drop=True), tasks
+
+
+def _listed(settings: Settings) -> tuple[pd.DataFrame, tuple]:
     reader, columns = READERS[settings.corpus]
     if settings.corpus != "synthetic":
         check_data(settings.corpus, settings.data)
@@ -212,7 +229,9 @@ def read(settings: Settings) -> tuple[pd.DataFrame, tuple]:
     if settings.corpus == "jsonl" and "label" in tasks:
         tasks = ("label",)
     if not tasks:
-        raise UserError(f"{settings.data}: no label: give the clips one of {', '.join(columns)}")
+        raise UserError(
+            f"{cut_path(settings.data)}: no label: give the clips one of {', '.join(columns)}"
+        )
     for name in settings.aloe.tasks:
         one_of(f"{settings.corpus} task (aloe: tasks in {settings.preset}.yaml)", name, tasks)
     tasks = settings.aloe.tasks or tasks
@@ -221,6 +240,45 @@ def read(settings: Settings) -> tuple[pd.DataFrame, tuple]:
     table = table.reindex(columns=list(dict.fromkeys([*KEYS, *tasks, *known])))
     table = table[table[list(tasks)].notna().any(axis=1)]
     return _sampled(table, settings.aloe).reset_index(drop=True), tasks
+
+
+def _rejected(settings: Settings, table: pd.DataFrame) -> pd.DataFrame:
+    """Those of the clips that are no good, looked at once: a row of ``rejected.csv`` each."""
+    if settings.corpus == "synthetic":  # we spoke it
+        return pd.DataFrame(columns=validation.REJECTED)
+    build, files = settings.build, readers.states(list(table["path"].unique()))
+    known = table[["clip_id", "offset", "duration"]].astype(str).to_dict("list")
+    known["files"] = [files[path] for path in table["path"]]
+    folder = Step(
+        f"{settings.corpus}-clips", resume=False, place="data", code=("speech.validation",),
+        compute=lambda folder: validation.check_clips(folder, table, build, cores()),
+        given={"clips": fingerprint(known), "seconds": [build.min_seconds, build.max_seconds]},
+    ).folder()  # fmt: skip
+    bad = pd.read_csv(folder / "rejected.csv", dtype=str, keep_default_na=False)
+    if 2 * len(bad) > len(table):
+        raise UserError(
+            f"{len(bad)} of {len(table)} clips cannot be used, most often for "
+            f"'{bad['reason'].mode()[0]}'; {_for_people(settings, bad)}"
+        )
+    return bad
+
+
+def _for_people(settings: Settings, bad: pd.DataFrame) -> str:
+    path = ROOT / "build" / settings.run / "rejected_clips.csv"
+    path.unlink(missing_ok=True)  # what an earlier look found
+    if len(bad):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(path, bad)
+    return f"see {path.relative_to(ROOT)}"
+
+
+def set_aside(settings: Settings) -> tuple[str, ...]:
+    """A line on how many clips are set aside and why, if any are; which ones,
+    ``build/<run>/rejected_clips.csv`` says."""
+    bad = _rejected(settings, _listed(settings)[0])
+    where, reasons = _for_people(settings, bad), bad["reason"].value_counts()
+    told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+    return (f"{len(bad)} clips are set aside: {told}: {where}",) if len(bad) else ()
 
 
 def _sampled(table: pd.DataFrame, config) -> pd.DataFrame:
@@ -256,12 +314,12 @@ def divided(name: str, clips: pd.DataFrame, seed_clips: int) -> Task:
     """A task from clips whose ``label`` is a class's name; see :func:`task`."""
     counts = clips["label"].value_counts()
     if len(counts) < 2:
-        raise UserError(f"task {name}: one class only ('{counts.index[0]}'): two are needed")
+        raise UserError(f"task {name}: one class only ('{cut(counts.index[0])}'): two are needed")
     rarest, least = counts.index[-1], counts.iloc[-1]
     if least < seed_clips + 2:
         raise UserError(
-            f"task {name}: class '{rarest}' has {least} clips: {seed_clips} are needed to start "
-            "from, one for validation and one for the test; add some, or leave the class out"
+            f"task {name}: class '{cut(rarest)}' has {least} clips: {seed_clips} are needed to "
+            "start from, one for validation and one for the test; add some, or leave the class out"
         )
     classes = tuple(sorted(counts.index))
     number = clips["label"].map({name: i for i, name in enumerate(classes)})
@@ -271,7 +329,7 @@ def divided(name: str, clips: pd.DataFrame, seed_clips: int) -> Task:
         if _complete(number, split, seed_clips):
             notes = (f"task {name}: {note}",) if note else ()
             return Task(name, classes, clips.assign(label=number, split=split), notes)
-    raise UserError(f"task {name}: its clips cannot be divided: add clips of '{rarest}'")
+    raise UserError(f"task {name}: its clips cannot be divided: add clips of '{cut(rarest)}'")
 
 
 def _complete(labels: pd.Series, split: np.ndarray, seed_clips: int) -> bool:

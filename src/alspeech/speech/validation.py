@@ -70,7 +70,7 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
     ``offset`` and ``duration``, the number of samples ``N``, the ``rate`` in Hz and whether it is
     ``clipped``. Raises :class:`Unusable`.
     """
-    whole, start = _header(path).duration, 0.0 if math.isnan(offset) else offset
+    whole, start = header(path).duration, 0.0 if math.isnan(offset) else offset
     rest, wanted = whole - start, 0.0 if math.isnan(duration) else duration
     if wanted > rest + SLACK or rest <= 0:
         raise Unusable("audio truncated", f"{whole:.2f} s of {start + wanted:.2f} s are there")
@@ -96,7 +96,7 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
     return {**facts, "clipped": clipped}
 
 
-def _header(path: str):
+def header(path: str):
     """soundfile's description of a file. Raises :class:`Unusable` where it has none."""
     try:
         with open(path, "rb") as file:  # soundfile says "System error" of one it may not read
@@ -213,6 +213,30 @@ def build(folder: Path, found: Found, settings: Settings, jobs: int, people: Pat
     table = pd.DataFrame(reasons + told, columns=REPORTED)
     table["utterances"] = table["utterances"].astype("Int64")  # a note has no number
     write_csv(folder / "report.csv", table)
+    write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=REJECTED))
+
+
+def check_clips(folder: Path, clips: pd.DataFrame, build: CorpusConfig, jobs: int) -> None:
+    """Look at every clip (``clip_id, path, offset, duration``) of a table: those that are no good
+    go to ``folder/rejected.csv``."""
+    rejected = []
+
+    def check(row):
+        try:
+            inspect_audio(row.path, row.offset, row.duration, build)
+        except Unusable as error:
+            return error
+
+    clips = clips.astype({"offset": float, "duration": float})
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(clips), desc="check", unit="clip") as bar:
+        rows = clips.itertuples()
+        while part := list(islice(rows, 512)):
+            for row, error in zip(part, pool.map(check, part), strict=True):
+                bar.update()
+                if error:
+                    reason, detail = error.args
+                    advice = REASONS[reason]
+                    rejected.append((row.clip_id, row.path, row.path, reason, detail, advice))
     write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=REJECTED))
 
 
