@@ -51,7 +51,7 @@ def base_model(settings: Settings, seed: int) -> Step:
 
     return Step(
         f"base-seed{seed}", compute, after=(corpus.features(settings), *start),
-        given={"model": settings.model, "training": config}, code=("model", "training"),
+        given={"model": settings.model, "training": config},
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def pool_scores(
 
     return Step(
         f"scores-{strategy}-seed{seed}", compute, after=(model or base_model(settings, seed),),
-        given=options, code=("acquisition", "querying"),
+        given=options,
     )  # fmt: skip
 
 

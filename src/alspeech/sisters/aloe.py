@@ -51,24 +51,24 @@ def embeddings_of(settings: Settings, encoder: str) -> tuple[Step, ...]:
 
 @functools.lru_cache(maxsize=16)  # every cell goes on from all parts
 def _embeddings_of(settings: Settings, encoder: str, other: Settings, weights: str) -> tuple:
-    own, table = encoder.startswith("recogniser"), clips.read(settings)[0]
+    load, table = load_base if encoder.startswith("recogniser") else None, clips.read(settings)[0]
     files = states(list(table["path"].unique()))
 
     def part(number: int) -> Step:
         rows = table.iloc[number * PART : (number + 1) * PART]
-        known = rows[["clip_id", "offset", "duration"]].astype(str).to_dict("list")
+        known = rows[["clip_id", "path", "offset", "duration"]].astype(str).to_dict("list")
         known["files"] = [files[path] for path in rows["path"]]
 
         def compute(folder: Path) -> dict:
-            base = load_base(other, seed=0) if own else None
+            base = load(other, seed=0) if load else None
             vectors = embed(rows, ENCODERS[encoder](settings, base), encoder)
             np.save(folder / "embeddings.npy", vectors.numpy())
             return {"clips": len(rows)}
 
         return Step(
-            f"embeddings-{encoder}-{number}", compute, code=("sisters.encoders",), resume=False,
+            f"embeddings-{encoder}-{number}", compute, resume=False,
             given={"encoder": encoder, "clips": fingerprint(known), "weights": weights},
-            after=(base_model(other, seed=0),) if own else (),
+            after=(base_model(other, seed=0),) if load else (),
         )  # fmt: skip
 
     return tuple(part(number) for number in range(-(-len(table) // PART)))
@@ -89,11 +89,16 @@ def embeddings(settings: Settings, encoder: str) -> list[Path]:
 
 def load(settings: Settings, task: str, encoder: str) -> tuple[clips.Task, np.ndarray]:
     """A task of the corpus, and its clips' embeddings [N, D], standardised over its pool."""
-    chosen, folders = clips.task(settings, task), map(Step.folder, embeddings_of(settings, encoder))
-    vectors = np.concatenate([np.load(folder / "embeddings.npy") for folder in folders])
-    place = {clip_id: row for row, clip_id in enumerate(clips.read(settings)[0]["clip_id"])}
-    own = torch.from_numpy(vectors[[place[clip_id] for clip_id in chosen.clips["clip_id"]]])
-    return chosen, standardised(own, own[chosen.rows("pool")])
+    chosen, parts = clips.task(settings, task), embeddings_of(settings, encoder)
+    return chosen, _vectors(chosen, clips.read(settings)[0]["clip_id"], parts)
+
+
+def _vectors(task: clips.Task, ids: pd.Series, parts: tuple[Step, ...]) -> np.ndarray:
+    """A task's embeddings [N, D], of those in ``parts``, which are of the clips ``ids``."""
+    vectors = np.concatenate([np.load(part.folder() / "embeddings.npy") for part in parts])
+    place = {clip_id: row for row, clip_id in enumerate(ids)}
+    own = torch.from_numpy(vectors[[place[clip_id] for clip_id in task.clips["clip_id"]]])
+    return standardised(own, own[task.rows("pool")])
 
 
 def cell(settings: Settings, task: str, encoder: str, run: int) -> Step:
@@ -106,9 +111,12 @@ def cell(settings: Settings, task: str, encoder: str, run: int) -> Step:
     first = encoder == config.encoders[0]
     strategies = config.strategies if first else (RANDOM, "margin")
     modes = MODES if first else MODES[:1]
+    # read here: how labels are read may change, what they are is in the key
+    chosen, ids = clips.task(settings, task), clips.read(settings)[0]["clip_id"]
+    parts = embeddings_of(settings, encoder)
 
     def compute(folder: Path) -> dict:
-        what = (*load(settings, task, encoder), [run], strategies, modes, config)
+        what = (chosen, _vectors(chosen, ids, parts), [run], strategies, modes, config)
         curves, queried = simulate(*what, "stop", Checkpoint(folder))
         write_csv(folder / "curves.csv", curves)
         write_csv(folder / "queried.csv", queried)
@@ -117,13 +125,12 @@ def cell(settings: Settings, task: str, encoder: str, run: int) -> Step:
     protocol = ("steps", "seed_clips", "epochs", "batch", "rate")
     return Step(
         f"aloe-{task}-{encoder}-run{run}", compute,
-        after=embeddings_of(settings, encoder),
+        after=parts,
         given={
-            "task": task, "labels": clips.task(settings, task).fingerprint, "run": run,
+            "task": task, "labels": chosen.fingerprint, "run": run,
             "strategies": strategies, "modes": modes,
             **{name: getattr(config, name) for name in protocol},
         },
-        code=("sisters.few_labels",),
     )  # fmt: skip
 
 

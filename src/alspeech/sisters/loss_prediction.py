@@ -62,7 +62,7 @@ def joint_model(settings: Settings, variant: str, seed: int) -> Step:
 
     return Step(
         f"{variant}-seed{seed}", compute,
-        after=(corpus.features(settings),), code=("sisters.joint",),
+        after=(corpus.features(settings),),
         given={"model": settings.model, "training": settings.training, "loss_prediction": kept},
     )  # fmt: skip
 
@@ -105,7 +105,6 @@ def predicted(settings: Settings, variant: str, seed: int) -> Step:
 
     return Step(
         f"predicted-{variant}-seed{seed}", compute, after=(joint_model(settings, variant, seed),),
-        code=("acquisition", "querying", "sisters.joint"),
     )  # fmt: skip
 
 
@@ -156,7 +155,7 @@ def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step
 
     return Step(
         f"round-{strategy}-{percent:g}-seed{seed}", compute, after=(before,),
-        given={"options": options, "percent": percent}, code=("acquisition", "querying"),
+        given={"options": options, "percent": percent},
     )  # fmt: skip
 
 

@@ -119,11 +119,10 @@ def warm_up(settings: Settings, seed: int) -> Step:
         write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
         return metrics
 
-    names = ("labelled", "warm_up", "warm_up_rate", "warm_up_dropout", "watched")
+    names = ("labelled", "warm_up", "warm_up_rate", "warm_up_dropout", "watched", "collapsed")
     given = {name: getattr(config, name) for name in names}
     return Step(
-        f"warm-up-seed{seed}", compute, code=("sisters.slimipl",),
-        after=base_model(settings, seed).after,  # it begins as a base model does
+        f"warm-up-seed{seed}", compute, after=base_model(settings, seed).after,  # begins as that
         given={"model": settings.model, "training": settings.training, **given},
     )  # fmt: skip
 

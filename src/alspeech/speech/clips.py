@@ -71,7 +71,7 @@ def read_synthetic(settings: Settings) -> pd.DataFrame:
     build = replace(settings.build, base=0, **sizes)
     folder = Step(
         "synthetic-clips", lambda folder: synthesis.build(folder, build, cores()),
-        given={"build": build}, code=("speech.synthesis",), place="data",
+        given={"build": build}, place="data",
     ).folder()  # fmt: skip
     table = read_manifest(folder / "manifest.jsonl")
     speech = table["kind"] != "silence"

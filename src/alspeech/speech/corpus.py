@@ -36,11 +36,6 @@ class Corpus:
     store: FeatureStore
     alphabet: Alphabet
 
-    @property
-    def report(self) -> pd.DataFrame:
-        """What the splits hold, and what was set aside, changed and noticed on the way."""
-        return validation.report(self.folder, self.manifest)
-
     def split(self, name: str) -> pd.DataFrame:
         return self.manifest[self.manifest["split"] == name].reset_index(drop=True)
 
@@ -77,22 +72,21 @@ def corpus(settings: Settings) -> Step:
         from . import synthesis  # here: who reads recordings needs no voice
 
         compute = lambda folder: synthesis.build(folder, build, cores())  # noqa: E731
-        return Step(name, compute, given=given, code=("speech.synthesis",), place="data")
+        return Step(name, compute, given=given, place="data")
     check_data(name, settings.data)
     if name == "fsdd":
         files = readers.states(sorted(map(str, Path(settings.data).rglob("*.wav"))))
         compute = lambda folder: fsdd.build(folder, build, settings.data)  # noqa: E731
-        modules = ("speech.fsdd",)
     else:
         found = readers.read(name, settings.data, build.outside)
         # what decides whether a transcript fits its audio
         shape = ("sample_rate", "hop", "round_frames", "kernels", "strides")
         files, given = found.fingerprint(), given | {x: getattr(model, x) for x in shape}
+        given["rows"] = fingerprint(found.rows.to_dict("list"))
         people = ROOT / "build" / settings.run
         compute = lambda folder: validation.build(folder, found, settings, cores(), people)  # noqa: E731
-        modules = ("speech.readers", "speech.validation")
     given["files"] = fingerprint(files)
-    return Step(name, compute, given=given, code=modules, place="data", resume=False)
+    return Step(name, compute, given=given, place="data", resume=False)
 
 
 def features(settings: Settings) -> Step:
@@ -104,7 +98,7 @@ def features(settings: Settings) -> Step:
 
     inputs = ("features", "bins", "sample_rate", "window", "hop", "round_frames")
     return Step(
-        f"{settings.corpus}-features", compute, after=(spoken,), code=("speech.features",),
+        f"{settings.corpus}-features", compute, after=(spoken,),
         given={name: getattr(config, name) for name in inputs}, place="data",
     )  # fmt: skip
 
@@ -121,13 +115,18 @@ def alphabet(settings: Settings) -> Alphabet:
     return read_alphabet(corpus(settings).folder())
 
 
+def report(data: Corpus) -> pd.DataFrame:
+    """What the splits hold, and what was set aside, changed and noticed on the way."""
+    return validation.report(data.folder, data.manifest)
+
+
 def check(settings: Settings) -> str:
     """Prepare the corpus and say, for a person to read, what came of it.
 
     Where utterances were set aside, ``build/<run>/rejected.csv`` lists them.
     """
     data = prepare(settings)
-    text = data.report.to_string()
+    text = report(data).to_string()
     rejected = data.folder / "rejected.csv"
     copy = ROOT / "build" / settings.run / rejected.name
     copy.unlink(missing_ok=True)  # what an earlier check said

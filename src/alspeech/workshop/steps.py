@@ -4,8 +4,8 @@
     step.folder()                          # where it is; computed first, if it is missing
     in_parallel(base_model, settings, [(0,), (1,)], "base models")    # many of them
 
-A step says its name, how to compute it, and all that its content depends on: the steps before it,
-settings, and the code of modules. Together these are its key.
+A step says its name, how to compute it, and what else its content depends on: the steps before it
+and settings. Together with the source that computes it (sources.py) these are its key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from .config import ROOT, Settings
 from .processes import cores, end_with_parent, interrupts_held, keep_freed_memory
-from .store import CHECKPOINT, code, fingerprint, intact, plain, stored, write_json
+from .sources import code
+from .store import CHECKPOINT, fingerprint, intact, plain, stored, write_json
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Step:
 
     name: str
     # fills a folder; what it returns, if anything, becomes metrics.json, beside its seconds (of
-    # the process that came to the end, where others had been killed)
+    # the process that came to the end, where others had been killed). Its source is in the key;
+    # what it is handed by the function around it must be in ``given``, or follow from ``after``
     compute: Callable[[Path], dict | None]
     after: tuple = ()  # steps that it goes on from
     given: dict = field(default_factory=dict)  # settings and whatever else decides its content
-    code: tuple = ()  # modules: they, and all that they import outside of the workshop
     place: str = "build/cells"
     resume: bool = True  # does compute go on from what a killed run left in its folder?
 
@@ -45,7 +46,7 @@ class Step:
         """The key in full: what ``config.json`` in the folder says."""
         after = {step.name: step.key for step in self.after}
         record = {"step": self.name, "after": after, "given": self.given}
-        return plain({**record, "code": code(*self.code)})
+        return plain({**record, "code": code(self.compute)})
 
     @property
     def key(self) -> str:

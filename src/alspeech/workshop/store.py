@@ -12,7 +12,6 @@ Network file systems that only pretend to lock (NFS mounted ``nolock``) want one
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
@@ -49,41 +48,6 @@ def plain(config: dict) -> dict:
 def fingerprint(config: dict) -> str:
     """Ten hex digits that stand for a configuration."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
-
-
-PACKAGE = Path(__file__).parents[1]
-# as they were when this process started: editing a file does not touch a run that is under way
-_SOURCES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
-    for path in PACKAGE.rglob("[!.]*.py")
-}
-# what modules read
-_DATA = {"speech.phrases": (PACKAGE / "speech" / "embedded.yaml").read_bytes()}
-
-
-def code(*modules: str) -> str:
-    """Ten hex digits that stand for the source of some of this package's modules ("training",
-    "speech.features") and of all that they import of it, but for the workshop, which decides
-    where and when something is computed, and not what."""
-    import torch  # here and below: it takes seconds, and the processes that speak need none of it
-
-    digest = hashlib.sha256(torch.__version__.encode())
-    for name in sorted(set().union(*map(imported, modules))):
-        digest.update(_SOURCES[name].encode() + _DATA.get(name, b""))
-    return digest.hexdigest()[:10]
-
-
-@functools.cache
-def imported(module: str) -> frozenset[str]:
-    """A module of this package and all that it builds on, outside of the workshop: what it imports
-    at its top or in a function, and so on."""
-    found = []
-    for node in ast.walk(ast.parse(_SOURCES[module])):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = [*module.split(".")[: -node.level], *filter(None, [node.module])]
-            found += [".".join(base), *(".".join([*base, item.name]) for item in node.names)]
-    below = [name for name in found if name in _SOURCES and not name.startswith("workshop.")]
-    return frozenset([module]).union(*map(imported, below))
 
 
 # ---------------------------------------------------------------- folders
