@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import companion
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,3 +111,16 @@ def digits(tmp_path):
 
 def manifest_of(texts: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"utt_id": [f"u{i}" for i in range(len(texts))], "text": texts})
+
+
+@pytest.fixture(scope="session")
+def computed(tmp_path_factory):
+    """A tiny companion with a step of every kind; see companion.py."""
+    return companion.Companion(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture
+def house(computed):
+    """The same, and this test is at home in it: ``house.patch`` is undone at its end."""
+    with computed.home() as computed.patch:
+        yield computed

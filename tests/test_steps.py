@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from alspeech.workshop import steps, store
+from alspeech.workshop import steps
 from alspeech.workshop.config import ModelConfig, Settings
 from alspeech.workshop.steps import Step, in_parallel
 from alspeech.workshop.store import Checkpoint
@@ -47,13 +47,12 @@ def test_what_compute_returns_is_written_with_its_seconds_and_no_checkpoint_is_l
     {"name": "y"},
     {"given": {"model": ModelConfig(layers=7)}},
     {"given": {"model": ModelConfig(), "seed": 1}},
-    {"code": ("ctc",)},
     {"after": (Step("z", print),)},
     {"after": (Step("before", print, given={"seed": 2}),)},
 ])  # fmt: skip
 def test_whatever_a_step_depends_on_is_in_its_key(change):
     before = Step("before", print, given={"seed": 1})
-    step = Step("x", print, after=(before,), given={"model": ModelConfig()}, code=("model",))
+    step = Step("x", print, after=(before,), given={"model": ModelConfig()})
     assert replace(step).key == step.key != replace(step, **change).key
 
 
@@ -111,10 +110,3 @@ def test_an_error_names_its_step_and_task():
     with pytest.raises(ValueError, match="no luck") as error:
         in_parallel(numbered, Settings("tiny"), [(13, 5)], "numbers")
     assert error.value.__notes__ == ["numbered 13 seed 5"]
-
-
-def test_code_is_that_of_modules_and_of_all_that_they_build_on():
-    assert store.imported("ctc") == {"ctc", "speech.text"}
-    everything = store.imported("acquisition")
-    assert {"gradients", "decoding", "ctc", "model", "speech.features"} <= everything
-    assert not any(name.startswith("workshop") for name in everything)

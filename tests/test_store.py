@@ -131,50 +131,6 @@ def test_a_folder_is_gone_on_from_only_where_that_is_asked_for(tmp_path):
     assert found == ["half"] and len(folders(tmp_path)) == 1
 
 
-# ---------------------------------------------------------------- the code that made it
-
-
-@pytest.fixture
-def sources(monkeypatch):
-    """What ``code`` reads of this package, to be edited."""
-    monkeypatch.setattr(store, "_SOURCES", dict(store._SOURCES))
-    store.imported.cache_clear()
-    yield store._SOURCES
-    store.imported.cache_clear()
-
-
-@pytest.mark.parametrize("edited, module, counts", [
-    ("training", "training", True),
-    ("ctc", "training", True),
-    ("ctc", "querying", True),  # by way of others: acquisition, gradients
-    ("speech.synthesis", "speech.corpus", True),  # imported in a function
-    ("speech.text", "ctc", True),  # of another room
-    ("workshop.store", "training", False),
-    ("workshop.config", "querying", False),
-    ("querying", "training", False),
-])  # fmt: skip
-def test_code_is_that_of_a_module_and_of_all_that_it_imports(sources, edited, module, counts):
-    before = store.code(module)
-    sources[edited] += "\n# edited\n"
-    assert (store.code(module) != before) == counts
-
-
-def test_code_follows_an_import_as_soon_as_it_is_there(sources):
-    sources |= {"one": "", "room.__init__": "", "room.two": "from . import three", "room.three": ""}
-    before = store.code("one")
-    for line in ("from .room import two", "def f():\n    from .room.two import g"):
-        sources["one"] = line
-        store.imported.cache_clear()
-        assert store.imported("one") == {"one", "room.two", "room.three"}
-        assert store.code("one") != before
-
-
-def test_code_holds_the_data_that_a_module_reads(monkeypatch):
-    before = store.code("speech.synthesis"), store.code("training")
-    monkeypatch.setitem(store._DATA, "speech.phrases", b"other sentences")
-    assert store.code("speech.synthesis") != before[0] and store.code("training") == before[1]
-
-
 # ---------------------------------------------------------------- several processes
 
 
