@@ -396,8 +396,7 @@ def plain_egl(model: nn.Module, features: Tensor, hypotheses: Hypotheses, b: int
     """Equation 4 as it stands, for utterance ``b`` of the hypotheses: one forward pass of its
     features [1, T, F], and a backward pass for each labeling. What all of the above is held
     against."""
-    # cuDNN's recurrent layers have no backward pass in evaluation mode, torch's own have
-    with torch.backends.cudnn.flags(enabled=False):
+    with torch.backends.cudnn.flags(enabled=False):  # its RNNs go back in training mode only
         log_probs = model(features).log_softmax(-1)
     parameters, total = list(model.parameters()), 0.0
     for k in hypotheses.log_p[b].isfinite().nonzero()[:, 0].tolist():

@@ -1,12 +1,14 @@
 """A recogniser that predicts its own loss: CTC, attention and loss prediction on one encoder.
 
-Legend: B batch, T frames, D features, V symbols (0 = blank, start and end), U labels.
+Legend: B batch, T frames, D features, V symbols (0 = blank, start and end), U labels, S numbers of
+a summary, M remembered utterances.
 
 After Luo, Wang, Cheng, Xiao: Loss Prediction, End-to-End Active Learning Approach For Speech
 Recognition (IJCNN 2021). From the paper: a hybrid recogniser whose CTC head and attention decoder
 share an encoder, and a third branch that predicts the loss. Its layers and weights could not be
 had, so these are reconstructed: the branch and its ranking loss from Yoo and Kweon (Learning Loss
-for Active Learning, CVPR 2019), the decoder as a plain one of its kind.
+for Active Learning, CVPR 2019), the decoder as a plain one of its kind. Ours are the logarithms,
+the length, and the pairs of utterances of different batches.
 
     L = α CTC + (1 − α) attention + λ prediction
 """
