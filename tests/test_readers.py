@@ -7,14 +7,20 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torchaudio
 from conftest import REPOSITORY, SHARED, alspeech
 
-from alspeech.speech import readers
+from alspeech import experiment
+from alspeech.acquisition import check_strategies
+from alspeech.sisters import aloe
+from alspeech.speech import clips, corpus, download, fsdd, readers
 from alspeech.speech.manifests import check_data
-from alspeech.workshop.errors import UserError
+from alspeech.speech.text import ENGLISH
+from alspeech.workshop.config import AloeConfig, Settings, load_settings
+from alspeech.workshop.errors import UserError, cut, cut_path, explain
 
 
 def speech(path, seconds=1.0, rate=16000, seed=0):
@@ -307,3 +313,170 @@ def test_a_run_on_bad_data_ends_with_one_line_and_leaves_no_folder(root, listed)
     assert done.returncode == 2 and sorted(root.rglob("*")) == before
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ") and "mine/m.jsonl:2: broken JSON at character 20" in line
+
+
+# ---------------------------------------------------------------- what a message quotes
+
+LONG = "ab" * 50_000
+LINES = "one\nerror: two\r\x1b[2J\u2028three"
+
+
+def one_short_line(call, told: str = "") -> None:
+    """The error is one line of at most 300 characters, and a terminal shows all of it."""
+    with pytest.raises((UserError, ValueError)) as error:
+        call()
+    assert str(error.value).isprintable() and len(f"error: {error.value}") <= 300
+    assert told in str(error.value)
+
+
+def test_a_quoted_value_is_one_line_of_forty_characters():
+    assert cut("short") == "short" and cut("x" * 40) == "x" * 40 and len(cut("x" * 41)) == 40
+    assert cut(LONG) == LONG[:39] + "…" and cut("a\nb\x1b\ud83d") == "a\\nb\\x1b\\ud83d"
+    assert cut("zażółć 打开") == "zażółć 打开" and cut(None) == "None"
+    path = "/data/" + "a" * 50 + "/b.wav"
+    assert cut_path(path) == path and len(cut_path(f"/data/{LONG}/b.wav")) == 160
+    assert cut_path(f"/data/{LONG}/b.wav").endswith("ab/b.wav")
+
+
+@pytest.mark.parametrize("value", [LONG, LINES], ids=["long", "lines"])
+@pytest.mark.parametrize("record, told", [
+    ({"offset": ...}, '"offset" is'),
+    ({"duration": ...}, '"duration" is'),
+    ({"text": [...]}, '"text" is'),
+    ({"speaker": {"name": ...}}, '"speaker" is'),
+    ({"split": ...}, "unknown split"),
+    ({"utt_id": ...}, "is taken by"),
+    ({"audio_filepath": "../../", "with": ...}, "lies outside DATA"),
+    ({"offset": 10**400}, '"offset" is'),
+], ids=range(8))  # fmt: skip
+def test_a_manifests_values_are_quoted_short(listed, record, told, value):
+    fill = lambda x: value if x is ... else x  # noqa: E731
+    record = {
+        key: [value] if type(x) is list else {"name": value} if type(x) is dict else fill(x)
+        for key, x in record.items()
+    }
+    record = {"audio_filepath": "b.wav", **record}
+    if record["audio_filepath"] == "../../":
+        record["audio_filepath"] += value
+    write_jsonl(listed / "m.jsonl", record, record)
+    one_short_line(lambda: read("jsonl", listed), told)
+
+
+def test_odd_json_is_one_line(listed):
+    for line in ('{"offset": ' + "1" * 5000 + "}", "[" * 100_000, LONG):
+        (listed / "m.jsonl").write_text(line)
+        one_short_line(lambda: read("jsonl", listed), "m.jsonl:1: ")
+    (listed / "pool").mkdir()
+    write_jsonl(listed / "pool" / "m.jsonl", {"audio_filepath": ".", "text": "yes"})
+    (listed / "m.jsonl").unlink()
+    assert list(read("jsonl", listed)["split"]) == ["pool"]  # what it is, validation.py says
+
+
+@pytest.mark.parametrize("file, content", [
+    ("wav.scp", f"{LONG} a.wav\n{LONG} b.wav\n"),
+    ("wav.scp", f"{LONG}\n"),
+    ("wav.scp", f"r1 {LONG} |\n"),
+    ("wav.scp", f"r1 ../../{LONG}\n"),
+    ("wav.scp", "r1 ../../\x1b[2J\x85\u2028\n"),
+    ("wav.scp", "r1\x1b[2J\n"),
+    ("text", f"{LONG} ONE\n{LONG} TWO\n"),
+    ("segments", f"u1 {LONG} 0 1\n"),
+    ("segments", f"u1 r1 {LONG} 1\n"),
+    ("segments", f"u1 {LONG}\n"),
+])  # fmt: skip
+def test_kaldis_values_are_quoted_short(kaldi, file, content):
+    (kaldi / file).write_text(content)
+    one_short_line(lambda: read("kaldi", kaldi), f"{file}:")
+
+
+def test_librispeechs_values_are_quoted_short(tmp_path):
+    librispeech(tmp_path, "test-other", ["1"])
+    with open(tmp_path / "LibriSpeech" / "test-other" / "1" / "10" / "1-10.trans.txt", "a") as file:
+        file.write(f"../../../../../{LONG} YES\n")
+    one_short_line(lambda: read("librispeech", tmp_path), "1-10.trans.txt:3: ")
+
+
+def test_a_path_that_is_too_long_is_no_traceback(kaldi):
+    (kaldi / "wav.scp").write_text(f"r1 {LONG}\nr2 wave/r2.flac\n")
+    assert read("kaldi", kaldi).loc["r1", "path"].endswith(LONG)  # validation.py: file missing
+
+
+def test_words_of_the_command_line_are_quoted_short(tmp_path):
+    for data in (LONG, f"/{LONG}/{LONG}", "a\nb"):
+        one_short_line(lambda data=data: check_data("kaldi", data), "no folder or file DATA=")
+    for word in (LONG, LINES):
+        one_short_line(lambda word=word: load_settings(word), "unknown preset")
+        one_short_line(lambda word=word: load_settings("smoke", word), "unknown corpus")
+        one_short_line(lambda word=word: download.get(word), "unknown corpus to download")
+
+
+@pytest.mark.parametrize("text, told", [
+    (f"{LONG[:1000]}: 1", "unknown key"),
+    (f"seeds: {LONG}", "seeds is abab"),
+    (f"build: {{{LONG[:1000]}: 1}}", "build: unknown key"),
+    (f"start: {LONG}", "start: unknown preset"),
+    (LONG, "is no mapping"),
+    (f"seeds: !{LONG} 3", "not to be read as YAML"),
+    (f"seeds: *{LONG}", "not to be read as YAML"),
+    ('build: {language: "a\\nb\\e"}', "language is a"),
+], ids=range(8))  # fmt: skip
+def test_a_presets_values_are_quoted_short(root, monkeypatch, text, told):
+    monkeypatch.setattr("alspeech.workshop.config.ROOT", root)
+    (root / "configs" / "odd.yaml").write_text(text)
+    one_short_line(lambda: load_settings("odd"), told)
+
+
+@pytest.mark.parametrize("value", [LONG, LINES], ids=["long", "lines"])
+def test_names_that_there_are_none_of_are_quoted_short(value):
+    for check in (
+        lambda: check_strategies([value]),
+        lambda: aloe.check_names(AloeConfig(strategies=("random", value))),
+        lambda: aloe.check_names(AloeConfig(encoders=(value,))),
+        lambda: ENGLISH.encode(f"a{value}0"),
+        lambda: clips.divided("label", clip_table([value] * 9), 1),
+        lambda: clips.divided("label", clip_table([value] * 9 + ["a"] * 9 + ["b"]), 1),
+    ):
+        one_short_line(check)
+
+
+def clip_table(labels):
+    frame = {"clip_id": range(len(labels)), "label": labels, "split": None, "speaker": None}
+    return pd.DataFrame(frame, dtype=object)
+
+
+def test_a_file_s_name_is_quoted_whole_but_on_one_line(digits):
+    (digits / "recordings" / "a\nb.wav").write_bytes(b"")
+    one_short_line(lambda: fsdd.recordings(str(digits)), "recordings/a\\nb.wav: not named")
+
+
+def test_what_nobody_expected_is_one_line_too(tmp_path, capsys):
+    assert explain(RuntimeError(f"{LINES} {LONG}"), tmp_path / "error.log") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable() and len(line) < 400
+
+
+@pytest.mark.parametrize("text", ["a" * 5000 + "0" * 5000, "%" * 9, "\x1b[2J", "打" * 9, "\x07"])
+def test_check_says_no_line_above_three_hundred_characters(tmp_path, monkeypatch, text):
+    for module in ("workshop.steps", "speech.corpus", "speech.validation"):
+        monkeypatch.setattr(f"alspeech.{module}.ROOT", tmp_path)
+    (tmp_path / "mine").mkdir()
+    splits, records = ("base", "pool", "validation", "test"), []
+    for i in range(16):
+        speech(tmp_path / "mine" / f"{i}.wav")
+        said = text if i in (3, 4, 5) else "Yes,\tplease!"
+        records.append({"audio_filepath": f"{i}.wav", "text": said, "split": splits[i % 4]})
+    records.append({"audio_filepath": f"{LONG}.wav", "text": "yes", "split": "pool"})
+    settings = Settings("tiny", "jsonl", str(tmp_path / "mine"))
+
+    def check():
+        write_jsonl(tmp_path / "mine" / "m.jsonl", *records)
+        readers.read.cache_clear()
+        corpus.corpus.cache_clear()
+        return experiment.check(settings)
+
+    shown = check()
+    assert "2 utterances are set aside: see build/jsonl-tiny" in shown
+    assert all(line.isprintable() and len(line) <= 300 for line in shown.splitlines())
+    for record in records:
+        record["text"] = text
+    one_short_line(check, "cannot be used, most often for")

@@ -25,7 +25,7 @@ from .decoding import n_best
 from .gradients import Tape, expected_gradient_length
 from .metrics import TARGETS, log_losses
 from .speech.features import Batch
-from .workshop.errors import UserError, one_of
+from .workshop.errors import UserError, cut, one_of
 
 
 def random(model, batch: Batch, seed: int = 0) -> Tensor:
@@ -127,7 +127,7 @@ def gradient_length(model, batch: Batch) -> Tensor:
     log_probs = _posteriors(tape.logits, batch)
     for b in ctc_losses(log_probs, batch.labels).isinf().nonzero()[:, 0]:
         raise UserError(
-            f"utterance {batch.utt_ids[b]}: its {len(batch.labels[b])} labels do not fit "
+            f"utterance {cut(batch.utt_ids[b])}: its {len(batch.labels[b])} labels do not fit "
             f"{log_probs.shape[1]} frames: check its transcript and duration"
         )
     labels, lengths = (x[:, None] for x in pad(batch.labels))  # K = 1
@@ -144,7 +144,7 @@ def _numbers(outputs: Tensor, batch: Batch) -> Tensor:
         raise UserError("the batch is empty: there is nothing to score")
     for b in outputs.isnan().flatten(1).any(dim=1).nonzero()[:, 0]:
         raise UserError(
-            f"utterance {batch.utt_ids[b]}: the model's outputs are NaN: check the recording "
+            f"utterance {cut(batch.utt_ids[b])}: the model's outputs are NaN: check the recording "
             "and that the training converged"
         )
     return outputs

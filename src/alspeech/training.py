@@ -19,7 +19,7 @@ from .metrics import evaluate, summarise
 from .speech.features import FeatureStore, spec_augment
 from .speech.text import Alphabet
 from .workshop.config import TrainingConfig
-from .workshop.errors import UserError
+from .workshop.errors import UserError, cut
 from .workshop.store import Checkpoint
 
 
@@ -130,7 +130,7 @@ def fit(
             if not torch.isfinite(loss):
                 raise UserError(
                     f"the training loss is {loss.item()} in pass {epoch}, utterances "
-                    f"{', '.join(batch.utt_ids[:3])} …: lower the learning rate ({rate})"
+                    f"{', '.join(map(cut, batch.utt_ids[:3]))} …: lower the learning rate ({rate})"
                 )
             optimizer.zero_grad()
             loss.backward()

@@ -314,7 +314,9 @@ def divided(name: str, clips: pd.DataFrame, seed_clips: int) -> Task:
     """A task from clips whose ``label`` is a class's name; see :func:`task`."""
     counts = clips["label"].value_counts()
     if len(counts) < 2:
-        raise UserError(f"task {name}: one class only ('{cut(counts.index[0])}'): two are needed")
+        raise UserError(
+            f"task {name}: one class only ('{cut(', '.join(counts.index))}'): two are needed"
+        )
     rarest, least = counts.index[-1], counts.iloc[-1]
     if least < seed_clips + 2:
         raise UserError(

@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..workshop.config import ROOT
-from ..workshop.errors import UserError, one_of
+from ..workshop.errors import UserError, cut, cut_path, one_of
 from ..workshop.store import checksum, write_json
 
 CHUNK = 1 << 20  # bytes
@@ -115,12 +115,13 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
                 raise ConnectionError(f"broke off before {total / 1e6:.1f} MB were there")
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing lies beyond what we have
-            raise UserError(f"{url}: the server says {error.code} {error.reason}") from None
+            raise UserError(f"{url}: the server says {error.code} {cut(error.reason)}") from None
     except (OSError, http.client.HTTPException) as error:
         kept = part.stat().st_size / 1e6 if part.exists() else 0
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise UserError(
-            f"{url}: {reason}; {kept:.1f} MB are kept, the same command goes on from there"
+            f"{url}: {cut(reason, 120)}; {kept:.1f} MB are kept, the same command goes on from "
+            "there"
         ) from None
     found = checksum(part)
     if sha256 and found != sha256:
@@ -147,11 +148,15 @@ def unpack(archive: Path, folder: Path) -> None:
             tar.extractall(unfinished, tqdm(tar, "unpack", unit="file"), filter="data")
         _move_into(unfinished, folder)
     except tarfile.FilterError as error:
-        raise UserError(f"{archive}: unsafe archive, not unpacked: {error}") from None
+        raise UserError(
+            f"{cut_path(archive)}: unsafe archive, not unpacked: {cut(error, 120)}"
+        ) from None
     except (tarfile.TarError, zlib.error, EOFError) as error:
-        raise UserError(f"{archive}: broken archive ({error}): remove it and run again") from None
+        raise UserError(
+            f"{cut_path(archive)}: broken archive ({cut(error, 80)}): remove it and run again"
+        ) from None
     except OSError as error:
-        raise UserError(f"{archive}: cannot be unpacked: {error}") from None
+        raise UserError(f"{cut_path(archive)}: cannot be unpacked: {cut(error, 120)}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

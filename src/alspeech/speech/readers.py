@@ -110,7 +110,7 @@ def _inside(path: Path | str, allowed: Path, where: str, outside: bool) -> str:
     real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real(folder), name)
     if not outside and not real.startswith(os.path.join(_real(str(allowed)), "")):
         raise UserError(
-            f"{where}: {cut_path(path)} lies outside DATA: correct the path, or allow it "
+            f"{where}: {cut_path(path, 80)} lies outside DATA: correct the path, or allow it "
             "with build: {outside: true} in the preset"
         )
     return path
