@@ -34,7 +34,7 @@ loss_prediction: {rounds: [20, 50], decoder: 6, predictor: 6}
 pseudo_labels:
   {labelled: 16, warm_up: 2, warm_up_rate: 1.e-4, blocks: 3, unsupervised: 2, cache: 1, every: 3,
    watched: 6, free_blocks: 2, query_percents: [50], rate: 1.e-4, free_rate: 1.e-4, free_cache: 1,
-   collapsed: 0}
+   joined_blocks: 2}
 aloe: {pool: 90, validation: 40, test: 50, runs: 1, steps: 3, seed_clips: 1, epochs: 3}
 """
 # a step of every kind: the function that describes it, and what that takes beside the settings,
@@ -65,8 +65,9 @@ PSEUDO_LABELS = {
     "prior": (pseudo_labels.pseudo_labelled, "free", "prior", *NOTHING, 0),
     "ema": (pseudo_labels.pseudo_labelled, "anchored", "ema", *NOTHING, 0),
     "sampled": (pseudo_labels.pseudo_labelled, "free", "sampled_text", *NOTHING, 0),
+    "joined": (pseudo_labels.pseudo_labelled, "joined", "hard", "entropy", 50, 0),
     "all labels": (
-        pseudo_labels.pseudo_labelled, "anchored", "supervised_longer", "all", 100, 0,
+        pseudo_labels.pseudo_labelled, "joined", "supervised_longer", "all", 100, 0,
     ),
 }  # fmt: skip
 EMBEDDED = {**FIGURES, **LOSS_PREDICTION, **PSEUDO_LABELS}

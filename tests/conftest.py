@@ -69,6 +69,11 @@ def make_root(folder: Path) -> Path:
     (folder / "configs").mkdir()
     for path in (REPOSITORY / "configs").glob("*.yaml"):
         shutil.copy(path, folder / "configs")
+    write_tiny(folder)
+    return folder
+
+
+def write_tiny(folder: Path) -> None:
     (folder / "configs" / "tiny.yaml").write_text(
         "strategies: [random, entropy, pctc, egl]\n"
         "query_percents: [20, 50]\nseeds: 2\nlabelings: 10\ndirections: 2\n"
@@ -76,12 +81,31 @@ def make_root(folder: Path) -> Path:
         "model: {layers: 1, hidden: 12, channels: 4}\n"
         "training: {base_epochs: 2, epochs: 1}\n"
     )
-    return folder
 
 
 @pytest.fixture
 def root(tmp_path):
     return make_root(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory) -> Path:
+    """A companion with the preset ``tiny``'s corpus: to speak it takes longer than to train on it.
+    All processes of a test run share it: the first that asks makes it, others wait."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "spoken"
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    write_tiny(folder)
+    done = alspeech(folder, "check", "--preset", "tiny")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def spoken_root(root, spoken):
+    """An empty companion whose preset ``tiny`` has its corpus already."""
+    shutil.copytree(spoken / "data", root / "data")
+    return root
 
 
 def alspeech(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

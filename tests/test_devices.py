@@ -222,14 +222,16 @@ model: {layers: 1, hidden: 12, channels: 4}
 training: {base_epochs: 2, epochs: 1}
 loss_prediction: {rounds: [50], decoder: 8, predictor: 8, variants: [joint, no_prediction]}
 pseudo_labels: {warm_up: 4, warm_up_rate: 8.e-3, blocks: 2, supervised: 1, unsupervised: 2,
-  cache: 1, every: 2, watched: 8, free_blocks: 2, free_cache: 1, query_percents: [20]}
+  cache: 1, every: 2, watched: 8, free_blocks: 2, free_cache: 1, joined_blocks: 2,
+  query_percents: [20]}
 aloe: {pool: 200, validation: 40, test: 40, runs: 2, steps: 3, epochs: 3,
   encoders: [recogniser, logmel]}
 """
 
 
-def test_the_notebooks_leave_no_tensor_behind_on_a_gpu(root):
+def test_the_notebooks_leave_no_tensor_behind_on_a_gpu(spoken_root):
     """All they train, score, decode and draw, in one process and without workers."""
+    root = spoken_root
     (root / "results").mkdir()
     for path in (REPOSITORY / "results").glob("paper_*.csv"):
         shutil.copy(path, root / "results")

@@ -194,7 +194,7 @@ def test_a_key_is_the_same_in_every_process_until_the_function_is_edited(tmp_pat
         ("experiment.py", "def grid", "# in order\ndef grid"),
         # of these two
         ("sisters/loss_prediction.py", '"targets_left_out": left', '"targets_left_out": 1 + left'),
-        ("sisters/pseudo_labels.py", "wer_last", "last_wer"),
+        ("sisters/pseudo_labels.py", "wer_best", "best_wer"),
     ]:
         text = (folder / path).read_text()
         assert old in text
@@ -266,15 +266,14 @@ def test_versions_and_data_files_are_in_the_key(computed, edit, monkeypatch):
 NOT_NEEDED = {
     "": {"preset": "names the file in a message"},
     "ctc_only": {"hybrid": "the variant says"},
-    "labels alone": {"unsupervised": "the method says: none"},
     "warm-up": {
         **dict.fromkeys(("blocks", "supervised", "unsupervised"), "plan() goes on, it does not"),
         **dict.fromkeys(("cache", "replacement"), "nothing is unlabelled there: it stays empty"),
         **dict.fromkeys(("every", "rate", "dropout"), "it has its own"),
     },
 }
-FREE = ("blocks", "rate", "cache", "replacement")  # it has free_rate …, and no supervised step
-NOT_NEEDED |= dict.fromkeys(("prior", "sampled"), dict.fromkeys((*FREE, "supervised"), "regime"))
+FREE = ("blocks", "rate", "cache", "replacement")  # it has free_blocks, free_rate …
+NOT_NEEDED |= dict.fromkeys(("prior", "sampled"), dict.fromkeys(FREE[1:], "regime"))
 
 
 def other(value):

@@ -452,7 +452,8 @@ def test_the_embedded_corpus_speaks_mandarin(tmp_path):
         dataclasses.replace(settings, build=wrong)
 
 
-def test_the_notebook_regenerates_its_figures_and_tables(root):
+def test_the_notebook_regenerates_its_figures_and_tables(spoken_root):
+    root = spoken_root
     preset = root / "configs" / "tiny.yaml"
     small = "loss_prediction: {rounds: [20, 50], decoder: 8, predictor: 8}\n"
     preset.write_text(preset.read_text().replace("seeds: 2", "seeds: 1") + small)

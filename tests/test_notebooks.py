@@ -41,7 +41,8 @@ def test_a_notebook_is_committed_without_outputs_and_is_made_to_be_read(path):
     assert {"preset", "corpus", "data"} <= names
 
 
-def test_the_notebooks_regenerate_figures_and_tables(root):
+def test_the_notebooks_regenerate_figures_and_tables(spoken_root):
+    root = spoken_root
     (root / "results").mkdir()
     paper = REPOSITORY / "results" / "paper_table1.csv"
     (root / "results" / "paper_table1.csv").write_bytes(paper.read_bytes())

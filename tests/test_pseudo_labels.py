@@ -515,7 +515,8 @@ def test_a_teacher_that_says_nothing_after_the_warm_up_is_told_in_one_line(
         pseudo_labels.warm_up(settings, 0).compute(tmp_path)
 
 
-def test_the_notebook_regenerates_figures_and_tables(root):
+def test_the_notebook_regenerates_figures_and_tables(spoken_root):
+    root = spoken_root
     path = root / "configs" / "tiny.yaml"
     path.write_text(path.read_text().replace("seeds: 2", "seeds: 1") + TINY_SETTINGS)
     notebook = REPOSITORY / "notebooks" / "6_pseudo_labels.ipynb"

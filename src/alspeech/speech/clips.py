@@ -250,7 +250,7 @@ def _rejected(settings: Settings, table: pd.DataFrame) -> pd.DataFrame:
     known = table[["clip_id", "offset", "duration"]].astype(str).to_dict("list")
     known["files"] = [files[path] for path in table["path"]]
     folder = Step(
-        f"{settings.corpus}-clips", resume=False, place="data", code=("speech.validation",),
+        f"{settings.corpus}-clips", resume=False, place="data",
         compute=lambda folder: validation.check_clips(folder, table, build, cores()),
         given={"clips": fingerprint(known), "seconds": [build.min_seconds, build.max_seconds]},
     ).folder()  # fmt: skip

@@ -50,13 +50,23 @@ class Corpus:
         """Of utterances that have been queried, or are tested, those whose transcripts can be
         learned from. The others are paid for all the same, as in life: how many they are, and why,
         is a line on standard error."""
-        why = [validation.unusable(row, self.alphabet) for row in bought.itertuples()]
+        why = [unusable(row, self.alphabet) for row in bought.itertuples()]
         reasons = Counter(filter(None, why))
         if reasons:
             told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
             count = f"{reasons.total()} of {len(bought)}"
             print(f"{count} transcripts, now read, are set aside: {told}", file=sys.stderr)
         return bought[[reason is None for reason in why]]
+
+
+def unusable(utterance, alphabet: Alphabet) -> str | None:
+    """Why nothing is to be learned from a labelled utterance (a row of the manifest): a reason of
+    ``validation.REASONS``; None where its transcript can be used."""
+    if alphabet.lacks(utterance.text):
+        return "transcript outside the alphabet"
+    # of the embedded corpus's silence we know that nothing is said
+    silence = getattr(utterance, "kind", None) == "silence"
+    return None if utterance.text or silence else "no transcript"
 
 
 @functools.lru_cache  # a real corpus has thousands of files to look at

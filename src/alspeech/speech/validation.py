@@ -5,7 +5,7 @@ spoils the run as a whole is one ``UserError``. Everything that could end a trai
 hour is seen here in the first minutes: every audio file that the run will use is read once.
 
 What is not queried is not read: no transcript of the pool decides about splits, alphabet or
-candidates, or is told in the report; :func:`unusable` looks at it once it has been queried. The
+candidates, or is told in the report; ``Corpus.usable`` looks at it once it has been queried. The
 test set is not chosen by what the model can write, either: what it cannot counts as errors.
 """
 
@@ -127,16 +127,6 @@ def _misfit(text: str, facts: dict, model: ModelConfig) -> str:
     there = output_frames(model, input_frames(model, samples))
     needed = len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
     return f"{needed} frames needed, {there} there" if needed > there else ""
-
-
-def unusable(utterance, alphabet: Alphabet) -> str | None:
-    """Why nothing is to be learned from a labelled utterance (a row of the manifest): a reason of
-    :data:`REASONS`; None where its transcript can be used."""
-    if alphabet.lacks(utterance.text):
-        return "transcript outside the alphabet"
-    # of the embedded corpus's silence we know that nothing is said
-    silence = getattr(utterance, "kind", None) == "silence"
-    return None if utterance.text or silence else "no transcript"
 
 
 def assign_splits(rows: pd.DataFrame, build: CorpusConfig) -> tuple[pd.Series, list[str]]:
