@@ -30,7 +30,7 @@ from ..workshop.store import write_csv
 from .features import input_frames, output_frames
 from .manifests import SPLITS, read_audio, write_manifest
 from .readers import Found
-from .text import ENGLISH, Alphabet, can_be_said, learn_alphabet, normalise, write_alphabet
+from .text import ENGLISH, can_be_said, learn_alphabet, normalise, write_alphabet
 
 # why an utterance is set aside, and what to do about it
 REASONS = {
