@@ -1,4 +1,5 @@
-# make help lists the targets. PRESET, CORPUS and DATA choose the run, SUBSET what data downloads.
+# make help lists the targets. PRESET, CORPUS and DATA choose the run, SUBSET what data downloads, N, KILLS
+# and SEED how much fuzz and soak try.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -9,6 +10,9 @@ PRESET ?= laptop
 CORPUS ?= synthetic
 DATA   ?=
 SUBSET ?=
+N      ?= 1000
+KILLS  ?= 100
+SEED   ?= 0
 RUN    := $(CORPUS)-$(PRESET)
 OUT    := build/$(RUN)
 PY     := .venv/bin/python
@@ -34,7 +38,7 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check data all test findings lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check data all test fuzz soak findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [DATA=path] [SUBSET=name]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands|esc10|vocalsound]'
@@ -58,6 +62,12 @@ data: .venv/installed ## download CORPUS (its SUBSET) from its official address
 
 test: .venv/installed ## the tests
 	$(PY) -m pytest -n 2 --dist worksteal
+
+fuzz: .venv/installed ## N=1000 malformed corpora through check, drawn from SEED=0
+	$(PY) tests/fuzz.py --number "$(N)" --seed "$(SEED)"
+
+soak: .venv/installed ## small runs killed KILLS=100 times, drawn from SEED=0, end with equal tables
+	$(PY) tests/soak.py --kills "$(KILLS)" --seed "$(SEED)"
 
 findings: .venv/installed ## what the READMEs say of the results, written again from the tables
 	$(PY) -m alspeech findings
