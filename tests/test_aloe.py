@@ -329,6 +329,21 @@ def test_vocalsound_is_read_in_its_official_layout(tmp_path):
         clips.read(settings_of("vocalsound", tmp_path, test=9))
 
 
+@pytest.mark.parametrize("corpus, file, content, words", [
+    ("esc10", "labels.csv", b"", "labels.csv: not to be read as CSV"),
+    ("esc10", "labels.csv", b"path,label,fold\n\xff.wav,dog,1\n", "labels.csv: not .* as CSV"),
+    ("esc10", "labels.csv", b'path,label,fold\n"a,dog,1\n', "labels.csv: not .* as CSV"),
+    ("vocalsound", "datafiles/tr.json", b'{"data": [', "tr.json: not JSON as"),
+    ("vocalsound", "datafiles/tr.json", b"[]", "tr.json: not JSON as"),
+    ("vocalsound", "datafiles/tr.json", b'{"data": [{"wav": null}]}', "tr.json: not JSON as"),
+])  # fmt: skip
+def test_a_list_of_sounds_that_cannot_be_read_is_one_line(tmp_path, corpus, file, content, words):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        clips.read(settings_of(corpus, tmp_path))
+
+
 def test_speech_commands_gives_the_official_twelve_classes(tmp_path):
     words = [*clips.COMMANDS, "bed", "cat"]
     lists = {"validation_list.txt": 1, "testing_list.txt": 2}

@@ -86,6 +86,7 @@ BAD = {
     "audio truncated": lambda path: cut(path, 0.6),
     "audio has NaN": lambda path: soundfile.write(path, noise() * np.nan, 16000, subtype="FLOAT"),
     "audio silent": lambda path: soundfile.write(path, np.zeros(16000), 16000),
+    "odd sample rate": lambda path: soundfile.write(path, noise(1, 44101), 44101),
     "too short": lambda path: soundfile.write(path, noise(0.01), 16000),
     "too long": lambda path: soundfile.write(path, noise(600, 8000), 8000),
     "transcript longer than the audio": lambda path: soundfile.write(path, noise(0.2), 16000),
@@ -165,6 +166,15 @@ def test_an_utterance_is_the_part_of_its_file_that_the_manifest_says(mine):
     assert rate == 16000 and np.allclose(samples, audio[16000:24000], atol=1e-4)
     features.extract(mine.out, pd.DataFrame([row]), ModelConfig())
     assert features.FeatureStore(mine.out).frames["part@1"] == 64  # 50 frames, rounded up
+
+
+def test_less_than_a_sample_or_half_a_window_is_set_aside(mine):
+    mine.add("slow", audio=noise(200, 10), rate=10, offset=1.01, duration=0.04, speaker="s0")
+    mine.add("short", audio=noise(0.01), speaker="s0")
+    mine.build(base=9, pool=9, validation=9, test=9, min_seconds=1e-5)
+    assert mine.rejected["reason"].to_dict() == {
+        "slow@1.01": "audio truncated", "short": "too short"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("seconds, letters, fits", [(0.64, 16, True), (0.64, 17, False)])

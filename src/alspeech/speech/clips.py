@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,7 +151,12 @@ def read_esc10(settings: Settings) -> pd.DataFrame:
         raise UserError(
             f"{cut_path(data)}: neither {official[0]} nor {own[0]}: DATA is {CORPORA['esc10']}"
         )
-    table = pd.read_csv(data / name)
+    try:
+        table = pd.read_csv(data / name)
+    except ValueError as error:  # pandas' own errors are some, too
+        raise UserError(
+            f"{cut_path(data / name)}: not to be read as CSV ({cut(error)}): mend or convert it"
+        ) from None
     for column in (path, label, "fold"):
         if column not in table:
             raise UserError(
@@ -161,8 +167,8 @@ def read_esc10(settings: Settings) -> pd.DataFrame:
         table = table[table["esc10"].astype(str) == "True"]
     splits = {1: "pool", 2: "pool", 3: "pool", 4: "validation", 5: "test"}
     return table.assign(
-        clip_id=[str(Path(name).with_suffix("")) for name in table[path]],
-        path=[str(data / folder / name) for name in table[path]],
+        clip_id=[os.path.splitext(str(name))[0] for name in table[path]],
+        path=[str(data / folder / str(name)) for name in table[path]],
         split=table["fold"].map(splits), sound=table[label],
     )  # fmt: skip
 
@@ -176,7 +182,7 @@ def read_vocalsound(settings: Settings) -> pd.DataFrame:
         if meta.is_file():
             names = [line for _, line in readers.lines(meta)]
         elif files.is_file():
-            names = [Path(item["wav"]).name for item in json.loads(files.read_text())["data"]]
+            names = _wavs(files)
         else:
             raise UserError(
                 f"{cut_path(data)}: no meta/{meta.name} and no datafiles/{files.name}: "
@@ -195,6 +201,16 @@ def read_vocalsound(settings: Settings) -> pd.DataFrame:
             f"no recording in {cut_path(data / 'audio_16k')}: DATA is {CORPORA['vocalsound']}"
         )
     return table
+
+
+def _wavs(file: Path) -> list[str]:
+    """The names of the recordings in one of VocalSound's lists."""
+    try:
+        return [Path(item["wav"]).name for item in json.loads(file.read_bytes())["data"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f'{cut_path(file)}: not JSON as {{"data": [{{"wav": …}}, …]}}: use the official one'
+        ) from None
 
 
 # corpus: (reader, the columns that are tasks)

@@ -79,24 +79,26 @@ def read(corpus: str, data: str, outside: bool = False) -> Found:
     if len(twice):
         utt_id = twice["utt_id"].iloc[0]
         first, second = twice["where"][twice["utt_id"] == utt_id].iloc[:2]
+        first, second = cut_path(first, 90), cut_path(second, 90)  # both are to fit into a line
         raise UserError(f"{second}: utt_id '{cut(utt_id)}' is taken by {first}: give each its own")
     return Found(table, tuple(files))
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
     """(``file:line``, text) of each line but blank ones; Windows line ends and a BOM are fine."""
+    name = cut_path(path)
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: this corpus needs it") from None
+        raise UserError(f"{name}: {error.strerror}: this corpus needs it") from None
     except UnicodeDecodeError as error:
         before, byte = error.object[: error.start].split(b"\n"), error.object[error.start]
         raise UserError(
-            f"{path}:{len(before)}: not UTF-8 (byte {len(before[-1]) + 1} of the line is "
+            f"{name}:{len(before)}: not UTF-8 (byte {len(before[-1]) + 1} of the line is "
             f"0x{byte:02x}): convert the file, e.g. iconv -f latin1 -t utf-8"
         ) from None
     for number, line in enumerate(content.split("\n"), start=1):
-        where = f"{path}:{number}"
+        where = f"{name}:{number}"
         if "\0" in line:
             raise UserError(f"{where}: not UTF-8 but UTF-16, or no text at all: convert the file")
         if line.strip():
@@ -226,9 +228,8 @@ def _kaldi_table(path: Path) -> dict[str, tuple[str, str]]:
     for where, line in lines(path):
         key, *rest = line.split(maxsplit=1)
         if key in table:
-            raise UserError(
-                f"{where}: '{cut(key)}' is taken by {table[key][1]}: keep one of the two"
-            )
+            first, second = cut_path(table[key][1], 90), cut_path(where, 90)
+            raise UserError(f"{second}: '{cut(key)}' is taken by {first}: keep one of the two")
         if not rest and path.name != "text":  # an utterance may have no words
             raise UserError(f"{where}: '{cut(key)}' alone on its line: a second field is missing")
         table[key] = (rest[0] if rest else "", where)

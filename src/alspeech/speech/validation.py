@@ -28,7 +28,7 @@ from ..workshop.config import ROOT, CorpusConfig, ModelConfig, Settings
 from ..workshop.errors import UserError, cut, cut_path
 from ..workshop.store import write_csv
 from .features import input_frames, output_frames
-from .manifests import SPLITS, read_audio, write_manifest
+from .manifests import SAMPLE_RATE, SPLITS, read_audio, write_manifest
 from .readers import Found
 from .text import ENGLISH, can_be_said, learn_alphabet, normalise, write_alphabet
 
@@ -44,6 +44,7 @@ REASONS = {
     "audio truncated": "copy the file again, or correct the manifest's offset and duration",
     "audio has NaN": "export the recording anew, as 16-bit PCM",
     "audio silent": "every sample is the same: record it again",
+    "odd sample rate": "convert it to 16000 Hz, or whatever is usual",
     "too short": "see min_seconds under build in the preset",
     "too long": "cut it into utterances, or see max_seconds under build in the preset",
     "transcript longer than the audio": "check that text and audio belong together: CTC needs a "
@@ -51,6 +52,7 @@ REASONS = {
 }
 FULL_SCALE = 0.999  # of a sample; from here on it counts as clipped
 CLIPPED = 0.001  # share of such samples from which an utterance is called clipped
+LARGEST_FILTER = 2e7  # numbers: 12,345 Hz need 8 million, 44,101 Hz need 700
 SLACK = 0.1  # seconds by which a manifest's duration may exceed the file's: it was rounded
 READ = ("base", "validation")  # splits whose transcripts decide what is learned, and written
 REJECTED = ("utt_id", "path", "where", "reason", "detail", "what_to_do")
@@ -84,8 +86,11 @@ def inspect_audio(path: str, offset: float, duration: float, build: CorpusConfig
     except UserError as error:
         told = str(error).split("cannot be read: ")[-1].split(";")[0]
         raise Unusable("audio truncated", told) from None
+    # torchaudio keeps a filter for each of the ways in which the samples of two rates can lie
+    if SAMPLE_RATE * rate / math.gcd(SAMPLE_RATE, rate) ** 2 > LARGEST_FILTER:
+        raise Unusable("odd sample rate", f"{rate} Hz")
     there, broken = len(samples) / rate, np.sum(~np.isfinite(samples))
-    if len(samples) < round(seconds * rate):
+    if len(samples) < max(1, round(seconds * rate)):
         raise Unusable("audio truncated", f"{there:.2f} s of {seconds:.2f} s are there")
     if broken:
         raise Unusable("audio has NaN", f"{broken} of {len(samples)} samples")
@@ -332,6 +337,8 @@ def _with_good_audio(rows, settings, jobs, rejected: list, told: list) -> pd.Dat
             facts = inspect_audio(row.path, row.offset, row.duration, settings.build)
         except Unusable as error:
             return error
+        if facts["duration"] * settings.model.sample_rate <= settings.model.window // 2:
+            return Unusable("too short", f"{facts['N']} samples: less than half a window")
         if row.split in READ and (lacking := _misfit(row.text, facts, settings.model)):
             return Unusable("transcript longer than the audio", lacking)
         return facts
