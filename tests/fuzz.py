@@ -43,7 +43,7 @@ MEMORY = 6 * 2**30  # bytes that a check of ten tiny recordings may take
 PRESETS = {  # tiny splits; the second allows what the first refuses
     "strict": "build: {base: 3, pool: 3, validation: 2, test: 2}\naloe: {seed_clips: 1}\n",
     "lax": "build: {base: 1, pool: 9, validation: 1, test: 9, alphabet: learned, outside: true,\n"
-    "  min_seconds: 1.e-5, max_seconds: 1.e+9}\naloe: {seed_clips: 1, runs: 1}\n",
+    "  min_seconds: 1.e-5, max_seconds: 1.e+3}\naloe: {seed_clips: 1, runs: 1}\n",
 }
 
 # ---------------------------------------------------------------- whole corpora: {path: content}
@@ -56,8 +56,6 @@ def audio(format="WAV", rate=8000, seconds=0.5, kind="noise", channels=1, subtyp
     """A recording's bytes."""
     samples = 0.1 * np.random.default_rng(0).standard_normal((int(seconds * rate), channels))
     samples *= {"noise": 1, "zeros": 0, "NaN": np.nan, "infinite": np.inf, "huge": 1e30}[kind]
-    if kind == "one NaN":
-        samples[len(samples) // 2] = np.nan
     file = io.BytesIO()
     with np.errstate(invalid="ignore"):
         soundfile.write(file, samples, rate, format=format, subtype=subtype)
@@ -190,13 +188,9 @@ KEYS = ("audio_filepath text utt_id offset duration speaker split kind label pat
         "text_where snr_db").split()  # fmt: skip
 
 
-def lines_of(tree: dict, name: str) -> list[bytes]:
-    return tree[name].split(b"\n")
-
-
 def a_line(draw, tree, name, change) -> None:
     """Put ``change(line)`` in the place of one line."""
-    lines = lines_of(tree, name)
+    lines = tree[name].split(b"\n")
     at = draw(st.integers(0, max(0, len(lines) - 2)))
     lines[at] = change(lines[at])
     tree[name] = b"\n".join(lines)
@@ -298,9 +292,8 @@ def json_missing_key(draw, tree, name):
 def json_value(draw, tree, name):
     """A line is JSON, but no object of ours; or is nested deeper than anybody writes."""
     text = json.dumps(draw(VALUES), ensure_ascii=draw(st.booleans()))
-    text = draw(
-        st.sampled_from([text, text, "9" * 5000, '{"offset": 1e9999, "audio_filepath": 1}'])
-    )
+    long = '{"audio_filepath": "u1.wav", "offset": %s}' % ("9" * 5000)
+    text = draw(st.sampled_from([text, "9" * 5000, long, long.replace("9" * 5000, "1e999")]))
     deep = draw(st.sampled_from([0, 0, 3, 100_000]))
     a_line(draw, tree, name, lambda line: encoded("[" * deep + text + "]" * deep))
 
@@ -317,9 +310,9 @@ def header(draw, tree, name):
 
 
 def samples(draw, tree, name):
-    kind = draw(st.sampled_from(["zeros", "NaN", "infinite", "huge", "one NaN"]))
-    tree[name] = audio(kind="noise" if kind == "one NaN" else kind, subtype="FLOAT")
-    if kind == "one NaN":
+    kind = draw(st.sampled_from(["zeros", "NaN", "infinite", "huge", "noise"]))
+    tree[name] = audio(kind=kind, subtype="FLOAT")
+    if kind == "noise":  # but for the last one, which is NaN
         tree[name] = tree[name][:-4] + b"\0\0\xc0\x7f"
 
 
