@@ -52,7 +52,8 @@ PRESETS = {  # system: what it adds to that, for a run of a second or two
     "loss-prediction": "loss_prediction: {rounds: [20], decoder: 8, predictor: 8,\n"
     "  strategies: [loss_prediction], variants: [joint, no_prediction]}\n",
     "pseudo-labels": "pseudo_labels: {labelled: 16, warm_up: 2, warm_up_rate: 1.e-4, blocks: 2,\n"
-    "  unsupervised: 1, cache: 2, every: 3, watched: 6, free_blocks: 2, query_percents: [50],\n"
+    "  unsupervised: 1, cache: 2, every: 3, watched: 6, free_blocks: 2, joined_blocks: 3,\n"
+    "  query_percents: [50],\n"
     "  rate: 1.e-4, free_rate: 1.e-4, anchored: [hard], free: [soft],\n"
     "  strategies: [random]}\n",
     "aloe": "aloe: {pool: 40, validation: 16, test: 16, runs: 1, steps: 3, epochs: 5,\n"
