@@ -165,6 +165,10 @@ LAYOUTS = {  # (corpus, system whose check reads it, a whole one)
 # Each takes hypothesis's draw, the tree, and a file of it, which it changes in place.
 
 LETTERS = st.characters(codec="utf-8", exclude_characters="\0/")
+LONG = st.builds(
+    lambda text, times: text * times,
+    st.text(LETTERS, min_size=1, max_size=3), st.sampled_from([41, 255, 256, 4096, 100_000]),
+)  # fmt: skip
 ODD = st.one_of(
     st.sampled_from([
         "", " ", ".", "..", "../x", "../../../../x.wav", "/etc/passwd", "/", "a|", "touch x |", "~",
@@ -175,8 +179,7 @@ ODD = st.one_of(
         "\U000e0041", "\ue000", "Ω" * 120, "tset", "base", "u1", "r00", "base.wav", "x/y/z.wav",
     ]),
     st.text(LETTERS, max_size=12),
-    st.builds(lambda text, times: text * times, st.text(LETTERS, min_size=1, max_size=3),
-              st.sampled_from([41, 255, 256, 4096, 100_000])),
+    LONG,
 )  # fmt: skip
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), ODD, st.floats(), st.integers(),
@@ -276,10 +279,11 @@ def a_time(draw, tree, name):
 
 
 def json_key(draw, tree, name):
-    """A key of an object gets another value, of another type perhaps."""
-    key = draw(st.one_of(st.sampled_from(KEYS), ODD))
-    value, ascii_only = draw(VALUES), draw(st.booleans())
-    record = {"audio_filepath": "u1.wav", "text": "yes", "speaker": "zoe", key: value}
+    """Keys of an object get other values, of other types perhaps."""
+    names = st.sampled_from(KEYS) | st.sampled_from(KEYS) | ODD
+    odd = draw(st.dictionaries(names, VALUES | LONG, min_size=1, max_size=3))
+    record = {"audio_filepath": "u1.wav", "text": "yes", "speaker": "zoe", **odd}
+    ascii_only = draw(st.booleans())
     a_line(draw, tree, name, lambda line: encoded(json.dumps(record, ensure_ascii=ascii_only)))
 
 
@@ -568,9 +572,9 @@ def main() -> int:
     rng, begun, layouts = random.Random(options.seed), time.time(), options.layout or list(LAYOUTS)
     pairs = [(layout, kind) for layout in layouts for kind in kinds_of(layout)]
     rng.shuffle(pairs)
-    each = max(5, -(-options.number // len(pairs)))  # hypothesis begins with the simplest
-    pairs = pairs[: -(-options.number // each)]
-    tasks = [(*pair, each, rng.randrange(2**32)) for pair in pairs]
+    each = max(5, options.number // len(pairs))  # hypothesis begins with the simplest
+    sizes = [min(each, options.number - done) for done in range(0, options.number, each)]
+    tasks = [(*pairs[i % len(pairs)], n, rng.getrandbits(32)) for i, n in enumerate(sizes)]
     jobs = int(os.environ.get("ALSPEECH_JOBS") or os.cpu_count())
     counts, longest, failed, said = Counter(), 0, 0, begun
     with ProcessPoolExecutor(jobs, get_context("fork")) as pool:

@@ -5,7 +5,7 @@ its end; then its tables must equal, byte for byte, those of a run that nobody d
 nothing may be left behind. A kill hits
 
     the process, by the clock          its group, by the clock
-    a worker, by the clock             the process, before one of its file operations
+    a worker, by the clock             the process, in one of its file operations
 
 of which the last is where half-written things would come from. Mostly a run has one process (beside
 those that speak the corpus), at times two workers. What is drawn is drawn from the seed; what the
@@ -116,14 +116,17 @@ def begin(system: str, jobs: int = 1, pause: float = 0.0, at: int = 0) -> int:
 
 
 def counted(root: Path, at: int) -> list[int]:
-    """A list whose one number is how many file operations in ``root`` this process has begun; the
-    ``at``-th is its death."""
+    """A list whose one number is how many file operations in ``root`` this process has begun. It
+    dies before the ``at``-th; if that is a file to be written, as soon as the file is there, empty,
+    which is when writing in place does most harm."""
     seen, own, process = [0], str(root), os.getpid()
 
     def hook(event: str, arguments: tuple) -> None:
         if event in OPERATIONS and str(arguments[0]).startswith(own):
             seen[0] += 1
             if seen[0] == at and os.getpid() == process:
+                if event == "open" and arguments[2] & os.O_TRUNC:
+                    os.open(arguments[0], arguments[2])
                 os.kill(process, signal.SIGKILL)
 
     sys.addaudithook(hook)
