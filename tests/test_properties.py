@@ -377,6 +377,7 @@ def test_a_few_malformed_corpora_and_a_few_kills_end_as_they_must():
         subprocess.Popen(
             [sys.executable, REPOSITORY / "tests" / command[0], *command[1:]],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "ALSPEECH_JOBS": "1"},
         )
         for command in commands
     ]  # fmt: skip
