@@ -365,22 +365,17 @@ MONITOR_LABEL = {
 
 def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
     """A row a method: difference in error and its 95 % interval over seeds, and how many of them
-    collapsed; ``table`` is indexed by method, as pseudo_labels.differences returns it. Methods all
-    of whose runs collapsed stand at the right edge: their differences would squeeze the rest."""
-    whole = table["collapsed"] == table["seeds"]
+    collapsed, if any; ``table`` is indexed by method, as pseudo_labels.differences returns it."""
+    names = []
     for y, (method, row) in enumerate(table.iterrows()):
-        _, colour, marker, _ = METHOD_STYLE[method]
-        if not whole[method]:
-            bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-            bars = bars if np.isfinite(bars).all() else None  # one seed has no interval
-            ax.errorbar(row["difference"], y, None, bars, color=colour, marker=marker, capsize=2)
-        if row["collapsed"]:
-            beyond = f"{row['difference']:+.0f}, " * bool(whole[method])
-            text = f"{beyond}collapsed: {row['collapsed']:.0f} of {row['seeds']:.0f}"
-            ax.text(0.99, y, text, transform=ax.get_yaxis_transform(), fontsize=7,
-                    ha="right", va="bottom")  # fmt: skip
+        name, colour, marker, _ = METHOD_STYLE[method]
+        bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+        bars = bars if np.isfinite(bars).all() else None  # one seed has no interval
+        ax.errorbar(row["difference"], y, None, bars, color=colour, marker=marker, capsize=2)
+        ended = f"\n({row['collapsed']:.0f} of {row['seeds']:.0f} collapsed)"
+        names.append(name + ended * bool(row["collapsed"]))
     ax.axvline(0, color="0.45", linewidth=0.8, zorder=0)
-    ax.set_yticks(range(len(table)), [METHOD_STYLE[method][0] for method in table.index])
+    ax.set_yticks(range(len(table)), names)
     ax.set(xlabel=xlabel, ylim=(len(table) - 0.5, -0.7))
     return ax
 
