@@ -470,7 +470,7 @@ def write(folder: Path, tree: dict) -> None:
 @functools.cache
 def laboratory() -> Path:
     """A folder with the presets, which this process's alspeech takes for its repository."""
-    root = Path(tempfile.mkdtemp(prefix="fuzz"))
+    root = Path(tempfile.mkdtemp())
     (root / "configs").mkdir()
     for name, text in PRESETS.items():
         (root / "configs" / f"{name}.yaml").write_text(text)
@@ -577,7 +577,10 @@ def main() -> int:
     tasks = [(*pairs[i % len(pairs)], n, rng.getrandbits(32)) for i, n in enumerate(sizes)]
     jobs = int(os.environ.get("ALSPEECH_JOBS") or os.cpu_count())
     counts, longest, failed, said = Counter(), 0, 0, begun
-    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz") as tempfile.tempdir,
+        ProcessPoolExecutor(jobs, get_context("fork")) as pool,
+    ):
         running = [pool.submit(campaign, *task) for task in tasks]
         for done, ended in enumerate(as_completed(running), start=1):
             found, wrong = ended.result()

@@ -65,8 +65,7 @@ PRESETS = {  # system: what it adds to that, for a run of a second or two
 def laboratory() -> Path:
     """A folder that this process's alspeech takes for its repository; with all imports done, which
     take longer than the runs, this process is what they are forked from."""
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # fsync costs nothing there
-    root = Path(tempfile.mkdtemp(prefix="soak", dir=memory))
+    root = Path(tempfile.mkdtemp())
     (root / "configs").mkdir()
     for system, text in PRESETS.items():
         (root / "configs" / f"{system}.yaml").write_text(SMALL + text)
@@ -251,7 +250,13 @@ def main() -> int:
     parts = [min(PART, options.kills - done) for done in range(0, options.kills, PART)]
     tasks = [(systems[i % len(systems)], n, rng.randrange(2**32)) for i, n in enumerate(parts)]
     counts, wrong = Counter(), ""
-    with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # fsync costs nothing there
+    with (
+        tempfile.TemporaryDirectory(
+            "", "soak", memory, ignore_cleanup_errors=True
+        ) as tempfile.tempdir,
+        ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool,
+    ):
         running = [pool.submit(campaign, *task) for task in tasks]
         for done, ended in enumerate(as_completed(running), start=1):
             found, wrong = ended.result()
