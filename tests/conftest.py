@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import shutil
 import subprocess
@@ -69,11 +71,6 @@ def make_root(folder: Path) -> Path:
     (folder / "configs").mkdir()
     for path in (REPOSITORY / "configs").glob("*.yaml"):
         shutil.copy(path, folder / "configs")
-    write_tiny(folder)
-    return folder
-
-
-def write_tiny(folder: Path) -> None:
     (folder / "configs" / "tiny.yaml").write_text(
         "strategies: [random, entropy, pctc, egl]\n"
         "query_percents: [20, 50]\nseeds: 2\nlabelings: 10\ndirections: 2\n"
@@ -81,6 +78,7 @@ def write_tiny(folder: Path) -> None:
         "model: {layers: 1, hidden: 12, channels: 4}\n"
         "training: {base_epochs: 2, epochs: 1}\n"
     )
+    return folder
 
 
 @pytest.fixture
@@ -88,16 +86,92 @@ def root(tmp_path):
     return make_root(tmp_path)
 
 
+@contextlib.contextmanager
+def shared_folder(tmp_path_factory, name: str):
+    """A folder that all processes of a test run share, for one of them at a time."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / name
+    folder.mkdir(exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def spoken(tmp_path_factory) -> Path:
     """A companion with the preset ``tiny``'s corpus: to speak it takes longer than to train on it.
-    All processes of a test run share it: the first that asks makes it, others wait."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "spoken"
-    (folder / "configs").mkdir(parents=True, exist_ok=True)
-    write_tiny(folder)
-    done = alspeech(folder, "check", "--preset", "tiny")
-    assert done.returncode == 0, done.stderr
+    The first process that asks makes it, others wait."""
+    with shared_folder(tmp_path_factory, "spoken") as folder:
+        if not (folder / "configs").exists():
+            done = alspeech(make_root(folder), "check", "--preset", "tiny")
+            assert done.returncode == 0, done.stderr
+    return folder
+
+
+# one process for all notebooks, without kernels and their imports
+EXECUTE = """
+import sys, nbformat, matplotlib
+matplotlib.use("Agg")
+preset, corpus, data, *paths = sys.argv[1:]
+for path in paths:
+    names = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names.update(preset=preset, corpus=corpus, data=data)
+"""
+ON_A_GPU = f"""
+import torch
+from fake_gpu import FakeGPU
+from alspeech import training
+training.device = lambda: torch.device("cuda")  # before others import it
+with FakeGPU() as gpu:
+    exec({EXECUTE!r})
+assert gpu.moves > 100
+"""
+SMALL = """
+strategies: [random, entropy, pctc, egl]
+query_percents: [50]
+seeds: 1
+labelings: 10
+directions: 2
+build: {base: 24, pool: 30, validation: 8, test: 12}
+model: {layers: 1, hidden: 12, channels: 4}
+training: {base_epochs: 2, epochs: 1}
+loss_prediction: {rounds: [20, 50], decoder: 8, predictor: 8, variants: [joint, no_prediction]}
+pseudo_labels:
+  {warm_up: 4, warm_up_rate: 8.e-3, blocks: 3, supervised: 1, unsupervised: 2, cache: 1, every: 3,
+   watched: 6, free_blocks: 2, free_cache: 1, joined_blocks: 3, query_percents: [50],
+   anchored: [supervised, supervised_longer, hard, sampled_text, sampled_frames],
+   free: [hard, soft, sampled_text, sampled_frames]}
+aloe: {pool: 200, validation: 40, test: 40, runs: 2, steps: 3, epochs: 3,
+  encoders: [recogniser, logmel]}
+"""
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory, spoken) -> Path:
+    """A companion in which every notebook has been executed with the preset ``small``, in one
+    process, without workers, and on fake_gpu.py: all that they train, score, decode and draw.
+    ``told`` holds what went wrong."""
+    with shared_folder(tmp_path_factory, "executed") as folder:
+        if not (folder / "configs").exists():
+            make_root(folder)
+            (folder / "configs" / "small.yaml").write_text(SMALL)
+            shutil.copytree(spoken / "data", folder / "data")
+            (folder / "results").mkdir()
+            for path in (REPOSITORY / "results").glob("paper_*.csv"):
+                shutil.copy(path, folder / "results")
+            notebooks = sorted(map(str, (REPOSITORY / "notebooks").glob("*.ipynb")))
+            tests = str(Path(__file__).parent)
+            path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+            own = {"ALSPEECH_ROOT": str(folder), "ALSPEECH_JOBS": "1", "PYTHONPATH": path}
+            done = subprocess.run(
+                [sys.executable, "-c", ON_A_GPU, "small", "synthetic", "", *notebooks],
+                env={**os.environ, **own}, capture_output=True, text=True,
+            )  # fmt: skip
+            (folder / "told").write_text(done.stderr[-2000:] if done.returncode else "")
     return folder
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import REPOSITORY, SHARED, alspeech
+from conftest import EXECUTE, REPOSITORY, SHARED, alspeech
 
 from alspeech.speech.players import players
 
@@ -84,21 +84,6 @@ def test_players_play_the_part_of_a_file_that_is_the_utterance(tmp_path):
     samples, rate = soundfile.read(io.BytesIO(embedded))
     whole, _ = soundfile.read(row["path"])
     assert rate == 16000 and np.allclose(samples, whole[16000:24000], atol=1e-4)
-
-
-# one process for all notebooks, without kernels and their imports
-EXECUTE = """
-import sys, nbformat, matplotlib
-matplotlib.use("Agg")
-preset, corpus, data, *paths = sys.argv[1:]
-for path in paths:
-    names = {}
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(cell.source, names)
-        if "parameters" in cell.metadata.get("tags", []):
-            names.update(preset=preset, corpus=corpus, data=data)
-"""
 
 
 @pytest.mark.skipif(
