@@ -8,6 +8,7 @@ file to ``configs/mine.yaml`` and run with ``PRESET=mine``.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -312,7 +313,7 @@ def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str =
             raise UserError(f"{file.name}: {found}: give keys and values, for one 'seeds: 3'")
         for name in words.keys() & values.keys():
             raise UserError(f"{file.name}: {name} is no key of a preset: name it to make, instead")
-        settings = pydantic.TypeAdapter(Settings).validate_python({**values, **words})
+        settings = _checked().validate_python({**values, **words})
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {cut(error.problem, 120)}" if mark else cut(error, 120)
@@ -323,6 +324,12 @@ def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str =
         raise UserError(f"{file.name}: start: unknown preset '{cut(settings.start)}': "
                         f"choose one of {', '.join(presets())}")  # fmt: skip
     return settings
+
+
+@functools.cache
+def _checked() -> pydantic.TypeAdapter:
+    """What reads settings; it takes a tenth of a second to make."""
+    return pydantic.TypeAdapter(Settings)
 
 
 MEANT = {  # where pydantic speaks of Python
