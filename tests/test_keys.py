@@ -267,8 +267,6 @@ NOT_NEEDED = {
     "": {"preset": "names the file in a message"},
     "ctc_only": {"hybrid": "the variant says"},
     "warm-up": {
-        **dict.fromkeys(("blocks", "supervised", "unsupervised"), "plan() goes on, it does not"),
-        **dict.fromkeys(("cache", "replacement"), "nothing is unlabelled there: it stays empty"),
         **dict.fromkeys(("every", "rate", "dropout"), "it has its own"),
     },
 }

@@ -18,14 +18,13 @@ import textwrap
 import pandas as pd
 
 from .statistics import MEAN, comparisons, holm, interval, paired_p, spearman, verdict
-from .tables import METRICS
 from .workshop.config import ROOT
 from .workshop.errors import UserError
 from .workshop.plots import METHOD_STYLE
 from .workshop.store import read_csv, write_text
 
 UNITS = {"ctc": "CTC loss", "cer": "CER", "wer": "WER"}
-DIGITS = {"ctc": 2, "cer": 2, "wer": 2}
+MEASURES = ("wer", "cer", "ctc")
 MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: by default, and more
 
 # ---------------------------------------------------------------- numbers and words
@@ -88,45 +87,48 @@ def methods_of(curves: pd.DataFrame) -> list[str]:
     return [s for s in curves["strategy"].unique() if s not in ("base", "all", "random")]
 
 
-def against_random(curves: pd.DataFrame, metrics=METRICS) -> str:
-    """The figure decided on beforehand: the mean over percentages, a row a method."""
+def against_random(curves: pd.DataFrame, metrics=MEASURES) -> str:
+    """The mean over percentages, a row a method; that of WER was decided on beforehand."""
     methods = methods_of(curves)
     table = comparisons(curves, methods, metrics).set_index(["query_percent", "method", "metric"])
-    rows = [[label(m), *(cell(table.loc[MEAN, m, k], DIGITS[k]) for k in metrics)] for m in methods]
+    rows = [[label(m), *(cell(table.loc[MEAN, m, k], 2) for k in metrics)] for m in methods]
     return markdown(["mean over percentages, − random", *(UNITS[k] for k in metrics)], rows)
 
 
-def single(curves: pd.DataFrame, metrics=METRICS) -> str:
-    """All methods at all percentages, in sentences that leave none out."""
+def single(curves: pd.DataFrame, metrics=MEASURES) -> str:
+    """All methods at all percentages, and their means, in sentences that leave none out."""
     methods = methods_of(curves)
     table = comparisons(curves, methods, metrics)
-    table = table[table["query_percent"] != MEAN]
+    mean = table["query_percent"] == MEAN
+    table, means = table[~mean], table[mean]
     clear = (table["low"] > 0) | (table["high"] < 0)
     percents = sorted(table["query_percent"].unique())
-    text = (
-        f"Of {len(table)} single comparisons with random ({listed(map(label, methods))}; "
-        f"{listed(f'{p:g}' for p in percents)} %; {listed(UNITS[k] for k in metrics)}) "
-        f"{int(clear.sum())} have a 95 % interval without zero, and "
+    return (
+        f"Of {len(table)} comparisons with random at single percentages "
+        f"({listed(map(label, methods))}; {listed(f'{p:g}' for p in percents)} %; "
+        f"{listed(UNITS[k] for k in metrics)}) {int(clear.sum())} have a 95 % interval without "
+        f"zero; Holm's correction, of each measure's {len(table) // len(metrics)} together, "
+        f"{_left(table)} Of the means over percentages, corrected over the "
+        f"{len(methods)} methods, it {_left(means)}"
     )
+
+
+def _left(table: pd.DataFrame) -> str:
+    """What a correction leaves of comparisons, all of it, the better and the worse."""
     left = table[table["verdict"] != "no difference seen"]
     if left.empty:
-        return text + "after Holm's correction none is left: *no difference seen*."
-    verb = "is" if len(left) == 1 else "are"
+        return "leaves none: *no difference seen*."
     said = []
     for word in ("better", "worse"):
         part = left[left["verdict"] == word]
-        where = [
-            f"{label(method)} in {UNITS[metric]} at {listed(f'{p:g}' for p in found)} %"
-            for (metric, method), found in part.groupby(["metric", "method"], sort=False)[
-                "query_percent"
-            ]
-        ]
+        where = []
+        for (metric, method), found in part.groupby(["metric", "method"], sort=False):
+            at = [f"{p:g}" for p in found["query_percent"] if p != MEAN]
+            at = f" at {listed(at)} %" if at else ""
+            where.append(f"{label(method)} in {UNITS[metric]}{at}")
         said += [f"*{word}*: {'; '.join(where)}"] if where else []
-    return (
-        text
-        + f"after Holm's correction {len(left)} {verb} left. {'. '.join(said)}. The rest: "
-        + ("*no difference seen*.")
-    )
+    rest = "" if len(left) == len(table) else ". In the rest *no difference seen*"
+    return f"leaves {len(left)}: {'. '.join(said)}{rest}."
 
 
 def gain(curves: pd.DataFrame, metric: str) -> tuple[float, float, float]:
@@ -176,7 +178,8 @@ def main_run() -> str:
     scores = table(MAIN, "scores")
     pctc, egl = (spread(*rho(scores, name, "entropy"), 2, sign=False) for name in ("pctc", "egl"))
     parts.append(
-        f"Of the rankings, Spearman's ρ of pCTC and entropy is {pctc}, of EGL and entropy {egl}."
+        f"Of the rankings over {seeds(MAIN)} seeds, Spearman's ρ of pCTC and entropy is {pctc}, of "
+        f"EGL and entropy {egl}."
     )
     return "\n\n".join(parts)
 
@@ -237,8 +240,11 @@ def runs() -> str:
     rows = []
     for run, system, what, made, names in RUNS:
         found = provenance(run, f"provenance{system}")
-        often = f"{found['config']['aloe']['runs']} runs" if system == "_aloe" else seeds(run)
-        took = f"{found['wall_seconds'] / 60:.0f} min, {found['hardware']['cores']} cores"
+        often = len(found["seeds"])
+        if system == "_aloe":
+            often = f"{found['config']['aloe']['runs']} runs"
+        cores = found["hardware"]["cores"]
+        took = f"{found['wall_seconds'] / 60:.0f} min, {cores} core{'s' * (cores > 1)}"
         links = [f"[{name}]({run}/{name})" for name in names.split()]
         figures = f" ([figures](../figures/{run}))" if (ROOT / "figures" / run).is_dir() else ""
         rows.append([
@@ -326,11 +332,22 @@ def sizes() -> str:
     return markdown(["", "the paper", "`make figures`"], rows, 9)
 
 
+def early() -> str:
+    """How many cells ended before their last pass."""
+    parts = []
+    for run in dict.fromkeys(run for run, system, *_ in RUNS if not system):
+        curves, most = table(run, "error_curves"), provenance(run)["config"]["training"]["epochs"]
+        cells = curves[curves["strategy"] != "base"]
+        ended = int((cells["epochs"] < most).sum())
+        parts.append(f"{ended} of {len(cells)} cells of up to {most} passes in {run}")
+    return f"- **Ended early**, when the validation loss no longer fell: {listed(parts)}."
+
+
 # ---------------------------------------------------------------- passages
 
 PASSAGES = {
     "main run": main_run, "paper": paper, "runs": runs, "digits": digits, "recorded": recorded,
-    "speed": speed, "sizes": sizes,
+    "speed": speed, "sizes": sizes, "early": early,
 }  # fmt: skip
 FILES = ("README.md", "results/README.md")
 PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)

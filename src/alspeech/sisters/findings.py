@@ -13,7 +13,6 @@ from ..findings import (
     label,
     listed,
     markdown,
-    number,
     provenance,
     single,
     spread,
@@ -49,7 +48,7 @@ def loss_prediction(variants: pd.DataFrame, predictions: pd.DataFrame, curves: p
     ])  # fmt: skip
 
 
-QUALITIES = {"spearman": "ρ of the ranks", "explained": "variance explained"}
+QUALITIES = {"spearman": "ρ of the ranks", "explained": "variance explained, log on log"}
 
 # ---------------------------------------------------------------- pseudo-labels
 
@@ -68,10 +67,12 @@ def pseudo_labels(runs: pd.DataFrame, config: dict) -> str:
     """Every method against what it is to be held against, with labelled steps and without; of
     pl_runs.csv, and the preset's ``pseudo_labels``."""
     part = dict(list(runs[runs["query_percent"] == 0].groupby(["regime", "method"])))
-    methods = [m for m in dict.fromkeys((*config["anchored"], *config["free"])) if m not in ALONE]
+    methods = [*dict.fromkeys((*config["anchored"], *config["free"]))]
     columns = []
     for _, regime, reference in HELD_AGAINST:
-        known = [m for m in methods if (regime, m) in part and reference in part]
+        own = reference[1] in ALONE  # labels only is not held against labels only
+        known = [m for m in methods if (regime, m) in part and not (own and m in ALONE)]
+        known = known if reference in part else []
         rows = [_paired(part[regime, m], part[reference]) for m in known]
         columns.append(dict(zip(known, _cells(rows), strict=True)))
     rows = []
@@ -114,11 +115,11 @@ def sequence(runs: pd.DataFrame) -> str:
     both = {r: pair for r, pair in both.items() if all(x is not None for x in pair)}
     columns = [_cells([_paired(*x, m) for x in both.values()]) for m in ("wer", "wer_best")]
     rows = [
-        [words[regime], last, best, *map(_collapsed, both[regime])]
+        [words[regime], last, best, *(f"{_collapsed(x)}, {_updates(x)}" for x in both[regime])]
         for regime, last, best in zip(both, *columns, strict=True)
     ]
-    header = ["text − frames, WER, points", "last weights", "weights with the best validation WER",
-              "collapsed: text", "frames"]  # fmt: skip
+    header = ["text − frames, WER, points", "last weights", "best measured after the start",
+              "text: collapsed, updates", "frames: collapsed, updates"]  # fmt: skip
     return markdown(header, rows)
 
 
@@ -152,6 +153,19 @@ def joined(runs: pd.DataFrame) -> str:
             for (name, percent), *cells in zip(to_random, *columns, strict=True)
         ]
         tables.append(markdown(["WER, points", *USES.values()], rows))
+    bought = [q for q in sorted(part) if q[2] == "hard" or q[0] == "all"]
+    bought = sorted({q[:2] for q in bought if q[1]}, key=lambda q: (q[1], q[0] != RANDOM))
+    columns = []
+    for use in USES:
+        known = [q for q in bought if (*q, use) in part]
+        cells = _cells([_paired(part[(*q, use)], part["none", 0, use]) for q in known])
+        columns.append(dict(zip(known, cells, strict=True)))
+    rows = [
+        [f"{q[1]:g} % by {label(q[0])} − nothing" if q[0] != "all" else "all − nothing",
+         *(column.get(q, "") for column in columns)]
+        for q in bought
+    ]  # fmt: skip
+    tables.append(markdown(["what labels add, WER, points", *USES.values()], rows))
     return "\n\n".join(tables)
 
 
@@ -178,41 +192,70 @@ def _leads(runs: pd.DataFrame, a: str, b: str, what: str) -> dict:
 
 
 def aloe(by_corpus: dict) -> str:
-    """Uncertainty (smallest margin) against random at the end, on every corpus, task and mode; of
-    aloe_runs.csv by corpus."""
-    rows, header = [], ["test accuracy at the end (%)", "all labels"]
-    for mode in MODES:
-        header += [f"class-{mode}: random", "uncertainty", "lead"]
+    """Uncertainty (smallest margin) against random, on every corpus, task and mode: at the end, and
+    over the steps that both have taken; of aloe_runs.csv by corpus."""
+    rows = []
     for corpus, runs in by_corpus.items():
-        own = runs[runs["encoder"] == runs["encoder"].iloc[0]]
-        leads = _leads(own, UNCERTAINTY, RANDOM, "test")
-        mean = own.groupby(["task", "mode", "strategy"], sort=False)["test"].mean()
-        for task in own["task"].unique():
-            row = [f"{corpus}: {task.replace('_', ' ')}", f"{mean[task, ALL, ALL]:.1f}"]
-            for mode in MODES:
-                row += [f"{mean[task, mode, s]:.1f}" for s in (RANDOM, UNCERTAINTY)]
-                row.append(cell(leads[task, mode]))
-            rows.append(row)
+        own = _first_encoder(runs)
+        ends, all_steps = (_leads(own, UNCERTAINTY, RANDOM, what) for what in ("test", "mean_test"))
+        mean = own.groupby(["task", "mode", "strategy"], sort=False)[["test", "labels"]].mean()
+        for task, mode in ends:
+            bound, random, margin = (
+                mean.loc[(task, *key)] for key in ((ALL, ALL), (mode, RANDOM), (mode, UNCERTAINTY))
+            )
+            used_up = random["labels"] == margin["labels"] == bound["labels"]
+            rows.append([
+                f"{corpus}: {task.replace('_', ' ')}, class-{mode}",
+                *(f"{row['test']:.1f}" for row in (bound, random, margin)),
+                "the pool is used up" if used_up else cell(ends[task, mode]),
+                cell(all_steps[task, mode]),
+            ])  # fmt: skip
+    header = ["test accuracy (%)", "all labels", "random", "uncertainty", "lead at the end",
+              "lead over all steps"]  # fmt: skip
     return markdown(header, rows)
+
+
+def _first_encoder(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["encoder"] == runs["encoder"].iloc[0]]
+
+
+def aloe_functions(by_corpus: dict) -> str:
+    """Every acquisition function against random, over all steps; one family a corpus."""
+    names, rows = {}, []
+    for corpus, runs in by_corpus.items():
+        own, leads = _first_encoder(runs), {}
+        for (task, mode), part in own[own["mode"].isin(MODES)].groupby(
+            ["task", "mode"], sort=False
+        ):
+            wide = part.pivot_table("mean_test", "run", "strategy", sort=False)
+            for name in wide.columns.drop(RANDOM):
+                names[name], leads[task, mode, name] = (
+                    label(name),
+                    tested(wide[name] - wide[RANDOM]),
+                )
+        cells = dict(zip(leads, _cells([*leads.values()]), strict=True))
+        for task, mode in dict.fromkeys(key[:2] for key in cells):
+            what = f"{corpus}: {task.replace('_', ' ')}, class-{mode}"
+            rows.append([what, *(cells.get((task, mode, name), "") for name in names)])
+    return markdown(["lead over all steps", *names.values()], rows)
 
 
 def aloe_details(runs: pd.DataFrame) -> str:
     """Encoders, logits instead of probabilities, and stopping; of one corpus's aloe_runs.csv."""
-    first = runs["encoder"].iloc[0]
-    own = runs[runs["encoder"] == first]
+    own = _first_encoder(runs)
     logits = [
         _leads(own, f"{name}_logits", name, "mean_test")
         for name in (UNCERTAINTY, "least_confidence")
     ]
     stop = own[own["strategy"] == UNCERTAINTY]
     saved, lost = 100 * (1 - stop["stop_labels"] / stop["labels"]), stop["stop_test"] - stop["test"]
-    by_task = stop.assign(saved=saved, lost=lost).groupby(["task", "mode"], sort=False)
-    stop = by_task[["saved", "lost"]].mean()
+    by_task = dict(list(stop.assign(saved=saved, lost=lost).groupby(["task", "mode"], sort=False)))
+    points = _cells([tested(part["lost"]) for part in by_task.values()])
     rows = [
         [f"{task.replace('_', ' ')}, class-{mode}",
          *(cell(t[task, mode]) if t else "" for t in logits),
-         f"{stop.loc[(task, mode), 'saved']:.0f}", number(stop.loc[(task, mode), "lost"])]
-        for task, mode in stop.index
+         f"{by_task[task, mode]['saved'].mean():.0f}", found]
+        for (task, mode), found in zip(by_task, points, strict=True)
     ]  # fmt: skip
     header = ["points of accuracy", "logits − probabilities, margin", "least confidence",
               "stopping at a plateau: labels saved (%)", "points"]  # fmt: skip
@@ -238,15 +281,20 @@ def protocol() -> str:
     base = config["build"]["base"]
     return (
         f"{own['runs']} runs × {len(own['strategies'])} strategies × {len(MODES)} modes × "
-        f"{own['steps'] + 1} classifiers make {count:,} of a task. The encoder is the companion's "
-        f"own recogniser, trained on {base} transcripts of the same domain: that it separates "
-        "first words is no surprise."
+        f"{own['steps'] + 1} classifiers make {count:,} of a task of the embedded corpus. The "
+        f"encoder is the companion's own recogniser, trained on {base} transcripts of the embedded "
+        "corpus: that it separates its first words is no surprise. All runs share one encoder and "
+        "one division of the clips; the intervals are over seed sets, weights and random choices."
     )
 
 
 # ---------------------------------------------------------------- passages
 
 CORPORA = {"synthetic": MAIN, "FSDD": "fsdd-laptop", "ESC-10": "esc10-laptop"}
+
+
+def _by_corpus() -> dict:
+    return {name: table(run, "aloe_runs") for name, run in CORPORA.items()}
 
 
 def _of_pseudo_labels(passage, *more) -> str:
@@ -262,7 +310,8 @@ PASSAGES = {
     ),
     "sequence": lambda: _of_pseudo_labels(sequence),
     "joined": lambda: _of_pseudo_labels(joined),
-    "aloe": lambda: aloe({name: table(run, "aloe_runs") for name, run in CORPORA.items()}),
+    "aloe": lambda: aloe(_by_corpus()),
+    "aloe functions": lambda: aloe_functions(_by_corpus()),
     "aloe details": lambda: aloe_details(table(MAIN, "aloe_runs")),
     "protocol": protocol,
 }

@@ -261,7 +261,6 @@ def qualities(table: pd.DataFrame, target: str = "token") -> pd.DataFrame:
     rows = []
     for predictor in (*PREDICTORS, "mean"):
         known = pd.DataFrame([quality(part, predictor, target) for part in seeds])
-        known = known.abs() if predictor == "duration" else known
         found = [bounds(name, values) for name, values in known.items()]
         rows.append({"predictor": predictor, **found[0], **found[1]})
     return pd.DataFrame(rows).sort_values("spearman", ascending=False, ignore_index=True)

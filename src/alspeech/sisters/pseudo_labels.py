@@ -106,10 +106,11 @@ def warm_up(settings: Settings, seed: int) -> Step:
     config = settings.pseudo_labels
     rate, dropout = config.warm_up_rate, config.warm_up_dropout
     ends = replace(config, every=config.warm_up, rate=rate, dropout=dropout)  # measured there only
+    todo = plan(config)[: config.warm_up]
 
     def compute(folder: Path) -> dict:
-        model, steps = new_model(settings, seed), plan(config)[: config.warm_up]
-        metrics = _train_and_test(folder, settings, ends, model, steps, Recipe(), [], seed)
+        model = new_model(settings, seed)
+        metrics = _train_and_test(folder, settings, ends, model, todo, Recipe(), [], seed)
         if pd.read_csv(folder / "monitor.csv")["empty_share"].iloc[-1] == 1:
             raise UserError(
                 f"configs/{settings.preset}.yaml: pseudo_labels: after warm_up = {config.warm_up} "
@@ -119,12 +120,16 @@ def warm_up(settings: Settings, seed: int) -> Step:
         write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
         return metrics
 
-    names = ("labelled", "warm_up", "warm_up_rate", "warm_up_dropout", "watched", "collapsed")
-    given = {name: getattr(config, name) for name in names}
     return Step(
         f"warm-up-seed{seed}", compute, after=base_model(settings, seed).after,  # begins as that
-        given={"model": settings.model, "training": settings.training, **given},
+        given={"model": settings.model, "training": settings.training, **_given(ends, todo)},
     )  # fmt: skip
+
+
+def _given(config: PseudoLabelConfig, steps: list[str]) -> dict:
+    """What a run takes from its own settings, which are the preset's with changes of its own."""
+    names = "labelled rate dropout cache replacement every watched collapsed"
+    return {name: getattr(config, name) for name in names.split()} | {"steps": fingerprint(steps)}
 
 
 def load_warm_up(settings: Settings, seed: int) -> DeepSpeech2:
@@ -203,12 +208,10 @@ def pseudo_labelled(
         model = load_warm_up(settings, seed)
         return _train_and_test(folder, settings, config, model, todo, recipe, chosen, seed)
 
-    names = "rate dropout cache replacement every watched collapsed"
-    given = {name: getattr(config, name) for name in names.split()} | {"steps": fingerprint(todo)}
+    given = {"recipe": recipe, "queried": fingerprint(sorted(chosen))}
     return Step(
         f"pl-{regime}-{method}-{strategy}-{percent:g}-seed{seed}", compute,
-        after=(warm_up(settings, seed),),
-        given={**given, "recipe": recipe, "queried": fingerprint(sorted(chosen))},
+        after=(warm_up(settings, seed),), given={**_given(config, todo), **given},
     )  # fmt: skip
 
 

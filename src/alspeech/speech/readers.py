@@ -288,7 +288,7 @@ def read_librispeech(data: Path, outside: bool, files: list) -> Iterator[dict]:
         # audio that no transcript file names
         found += [(utt_id, path, "", str(path)) for utt_id, path in audio.items()]
         for utt_id, path, text, where in found:
-            speaker, chapter = Path(path).parts[-3:-1]
+            *_, speaker, chapter, _ = ("", "", *Path(path).parts)  # a line may name any file
             row = {"utt_id": utt_id, "path": os.path.abspath(path), "text": text, "where": where}
             row |= {"speaker": speaker, "chapter": chapter}
             yield row | {"subset": subset.name, "split": split}

@@ -113,6 +113,8 @@ def header(path: str):
         raise Unusable("file empty", "0 bytes")
     try:
         file = soundfile.info(path)
+    except UnicodeEncodeError:  # libsndfile opens files by names that are UTF-8
+        raise Unusable("file not readable", "its name is not UTF-8") from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: of a .raw file
         raise Unusable("not audio", getattr(error, "error_string", str(error))) from None
     # libsndfile reads a WAV that was cut short without a word, but notes it: a header of a stream,

@@ -225,8 +225,8 @@ def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    write_bytes(path, text.encode())
+    """Write a file whole or not at all; bytes of a file's name that are no UTF-8 are spelled out."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, record: dict) -> None:
