@@ -243,6 +243,14 @@ def test_librispeech_audio_without_a_transcript_and_the_reverse_are_both_told(tm
         read("librispeech", tmp_path)
 
 
+def test_a_librispeech_line_may_name_a_file_at_the_very_top(tmp_path):
+    librispeech(tmp_path, "test-other", ["1"])
+    with open(tmp_path / "LibriSpeech" / "test-other" / "1" / "10" / "1-10.trans.txt", "a") as file:
+        file.write("/secret YES\n")
+    rows = readers.read("librispeech", str(tmp_path), outside=True).rows.set_index("utt_id")
+    assert rows.loc["/secret", "path"] == "/secret.flac" and rows.loc["/secret", "chapter"] == "/"
+
+
 @pytest.mark.skipif(not (SHARED / "LibriSpeech").exists(), reason="no LibriSpeech beside the code")
 def test_librispeech_is_read_as_torchaudio_reads_it():
     theirs = torchaudio.datasets.LIBRISPEECH(SHARED, "test-other", download=False)

@@ -1,8 +1,10 @@
 """What of a corpus is used, in which split, and what is set aside, why, and where it is told."""
 
 import json
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from alspeech.model import DeepSpeech2, output_frames
 from alspeech.querying import score, score_options
 from alspeech.sisters.joint import JointRecogniser
 from alspeech.speech import corpus, features, manifests, readers, text, validation
-from alspeech.workshop import steps
+from alspeech.workshop import steps, store
 from alspeech.workshop.config import CorpusConfig, LossPredictionConfig, ModelConfig, Settings
 from alspeech.workshop.errors import UserError
 
@@ -126,6 +128,18 @@ def test_a_file_shorter_than_its_manifest_says_is_truncated_but_a_rounded_second
     assert manifest.loc["rounded", "duration"] == 1.0
     assert set(mine.rejected.index) == {"bad", "late@1.2"}
     assert set(mine.rejected["reason"]) == {"audio truncated"}
+
+
+def test_a_file_whose_name_is_no_utf8_is_told_and_can_be_written_down(tmp_path):
+    """Names are bytes on Linux; libsndfile wants them in UTF-8."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    (tmp_path / "a.wav").rename(path)
+    with pytest.raises(validation.Unusable) as told:
+        validation.header(path)
+    assert told.value.args == ("file not readable", "its name is not UTF-8")
+    store.write_text(tmp_path / "list", Path(path).name)
+    assert (tmp_path / "list").read_text() == "\\udcff.wav"
 
 
 def test_a_file_that_may_not_be_read_is_set_aside(mine, monkeypatch):

@@ -38,7 +38,7 @@ REASONS = {
     "transcript outside the alphabet": "write words only (numbers and signs, too), or set build: "
     "{alphabet: learned} in the preset",
     "file missing": "put the file there, or take the utterance out of the list",
-    "file not readable": "give yourself permission to read it (chmod)",
+    "file not readable": "give yourself permission to read it (chmod), or it a name in UTF-8",
     "file empty": "copy the file again",
     "not audio": "convert it to WAV or FLAC",
     "audio truncated": "copy the file again, or correct the manifest's offset and duration",

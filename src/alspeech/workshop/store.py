@@ -225,7 +225,7 @@ def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; bytes of a file's name that are no UTF-8 are spelled out."""
+    """Write a file whole or not at all; what is no UTF-8 in a file's name is spelled out."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
