@@ -114,6 +114,23 @@ def test_an_intact_folder_is_read_once_a_process(tmp_path, monkeypatch):
     assert stored(tmp_path, "x", CONFIG, None) == folder
 
 
+def test_a_kill_between_the_checksums_and_the_renaming_harms_nothing(tmp_path, monkeypatch, capsys):
+    def fill(folder):
+        (folder / "a").write_text("a")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stored(tmp_path, "x", {}, fill, resume=True)
+    assert list(tmp_path.glob(".*/checksums.json"))  # they were written
+    folder = stored(tmp_path, "x", {}, fill, resume=True)
+    store.intact.clear()
+    assert stored(tmp_path, "x", {}, None) == folder and not capsys.readouterr().err
+
+
 def test_a_folder_is_gone_on_from_only_where_that_is_asked_for(tmp_path):
     def half(folder):
         assert folders(folder) == []

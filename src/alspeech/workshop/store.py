@@ -85,6 +85,7 @@ def stored(parent: Path, name: str, config: dict, compute, resume: bool = False)
         try:
             compute(unfinished)
             write_json(unfinished / "config.json", config)
+            (unfinished / CHECKSUMS).unlink(missing_ok=True)  # of a run killed before the renaming
             files = sorted(path for path in unfinished.rglob("*") if path.is_file())
             sums = {path.relative_to(unfinished).as_posix(): checksum(path) for path in files}
             write_json(unfinished / CHECKSUMS, sums)
