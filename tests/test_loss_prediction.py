@@ -447,6 +447,14 @@ def test_the_embedded_corpus_speaks_mandarin(tmp_path):
         dataclasses.replace(settings, build=wrong)
 
 
+def test_a_prediction_without_a_unit_is_judged_by_its_order():
+    """Pairs teach an order, and nothing keeps the numbers from being very small."""
+    true = np.array([1.0, 2.0, 3.0, 5.0])
+    table = pd.DataFrame({"true_token": true, "loss_prediction": 1e-14 * true**3})
+    found = loss_prediction.quality(table, "loss_prediction")
+    assert found["spearman"] == pytest.approx(1) and found["explained"] == pytest.approx(1)
+
+
 def test_the_notebook_regenerates_its_figures_and_tables(executed):
     results, figures = (executed / name / "synthetic-small" for name in ("results", "figures"))
     for name in ("fig_lp_scatter", "fig_lp_curves", "fig_lp_rankings"):

@@ -248,7 +248,8 @@ def quality(table: pd.DataFrame, predictor: str, target: str = "token") -> dict:
     the share of the variance of its logarithm that the best straight line in the predictor's
     logarithm takes away (0 for the mean)."""
     usable = table[np.isfinite(table[f"true_{target}"])]
-    x, y = (np.log(usable[c].clip(lower=1e-6)) for c in (predictor, f"true_{target}"))
+    # a predictor that was taught an order has no unit: its numbers may be as small as can be
+    x, y = (np.log(usable[c].clip(lower=1e-300)) for c in (predictor, f"true_{target}"))
     if x.nunique() < 2:
         return {"spearman": 0.0, "explained": 0.0}
     return {"spearman": spearman(x, y), "explained": np.corrcoef(x, y)[0, 1] ** 2}
