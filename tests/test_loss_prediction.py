@@ -451,7 +451,7 @@ def test_a_prediction_without_a_unit_is_judged_by_its_order():
     """Pairs teach an order, and nothing keeps the numbers from being very small."""
     true = np.array([1.0, 2.0, 3.0, 5.0])
     table = pd.DataFrame({"true_token": true, "loss_prediction": 1e-14 * true**3})
-    found = loss_prediction.quality(table, "loss_prediction")
+    found = quality(table, "loss_prediction")
     assert found["spearman"] == pytest.approx(1) and found["explained"] == pytest.approx(1)
 
 

@@ -14,6 +14,7 @@ side by side.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import math
@@ -225,7 +226,8 @@ def serve() -> None:
                 error = _speak_block(folder, blocks[number])
             except Exception as reason:
                 error = reason
-            os.write(answers, pickle.dumps(error))
+            with contextlib.suppress(BrokenPipeError):  # who asked was killed: nobody is to be told
+                os.write(answers, pickle.dumps(error))
             os._exit(0)
 
 
