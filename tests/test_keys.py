@@ -267,6 +267,7 @@ NOT_NEEDED = {
     "": {"preset": "names the file in a message"},
     "ctc_only": {"hybrid": "the variant says"},
     "warm-up": {
+        **dict.fromkeys(("cache", "replacement"), "nothing is unlabelled there"),
         **dict.fromkeys(("every", "rate", "dropout"), "it has its own"),
     },
 }

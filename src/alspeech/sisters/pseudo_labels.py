@@ -105,7 +105,10 @@ def warm_up(settings: Settings, seed: int) -> Step:
     """
     config = settings.pseudo_labels
     rate, dropout = config.warm_up_rate, config.warm_up_dropout
-    ends = replace(config, every=config.warm_up, rate=rate, dropout=dropout)  # measured there only
+    # measured where it ends, and without what unlabelled audio needs
+    ends = replace(
+        config, every=config.warm_up, rate=rate, dropout=dropout, cache=1, replacement=0
+    )  # fmt: skip
     todo = plan(config)[: config.warm_up]
 
     def compute(folder: Path) -> dict:

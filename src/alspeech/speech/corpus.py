@@ -90,7 +90,7 @@ def corpus(settings: Settings) -> Step:
     else:
         found = readers.read(name, settings.data, build.outside)
         # what decides whether a transcript fits its audio
-        shape = ("sample_rate", "hop", "round_frames", "kernels", "strides")
+        shape = ("sample_rate", "window", "hop", "round_frames", "kernels", "strides")
         files, given = found.fingerprint(), given | {x: getattr(model, x) for x in shape}
         given["rows"] = fingerprint(found.rows.to_dict("list"))
         people = ROOT / "build" / settings.run
