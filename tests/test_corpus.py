@@ -1,6 +1,7 @@
 """The embedded corpus, real recordings, features and batches."""
 
 import hashlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -328,3 +329,10 @@ def test_a_manifest_survives_writing_and_reading(tmp_path):
     back = manifests.read_manifest(tmp_path / "m.jsonl")
     assert list(back["path"]) == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
     assert list(back["text"]) == ["it's", ""] and back["snr_db"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("told", [b"", pickle.dumps(("folder", [], 1))[:-3]])
+def test_a_speaker_whose_run_was_killed_while_it_asked_ends_without_a_word(told):
+    program = synthesis.SERVE.format(sys.path)
+    done = subprocess.run([sys.executable, "-c", program], input=told, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")

@@ -98,7 +98,7 @@ def clear(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(tables, seconds with and without speech) of runs that nobody disturbs."""
+    """(tables, seconds with and without speech, spoken corpus) of runs that nobody disturbs."""
     root = small_root(tmp_path_factory.mktemp("undisturbed"))
     server = Server(root, ALSPEECH_JOBS="1")
     seconds = []
@@ -110,12 +110,18 @@ def undisturbed(tmp_path_factory):
         seconds.append(time.monotonic() - begun)
     server.end()
     assert tables(root).keys() == {"error_curves.csv", "scores.csv"} and not leftovers(root)
-    return tables(root), seconds
+    (corpus,) = (path for path in root.glob("data/synthetic-*") if "-features-" not in path.name)
+    return tables(root), seconds, corpus
+
+
+def give(root: Path, corpus: Path) -> None:
+    """A corpus that has been spoken: to speak it takes longer than all the rest."""
+    shutil.copytree(corpus, root / "data" / corpus.name)
 
 
 def test_killed_at_ten_moments_it_ends_with_the_same_tables(root, undisturbed):
     """SIGKILL and SIGINT to the whole process group, checkpoints after every batch."""
-    expected, (with_speech, without) = undisturbed
+    expected, (with_speech, without), _ = undisturbed
     rng = random.Random(4)
     server = Server(root, ALSPEECH_JOBS="1", ALSPEECH_CHECKPOINT_SECONDS="0")
     kills, runs, ended = 0, 0, {0: 0}
@@ -181,6 +187,7 @@ def workers(run: subprocess.Popen) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes")
 def test_no_end_leaves_workers_behind_or_says_more_than_a_line(root, undisturbed):
+    give(root, undisturbed[2])
     # Ctrl-C in a terminal: the whole group
     run = start(root)
     until(root, "build/cells/.base-*.lock", run)
@@ -253,6 +260,7 @@ def test_a_full_disk_is_one_line_and_damage_is_mended(root, undisturbed):
     def no_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 
+    give(root, undisturbed[2])
     full = subprocess.run(
         [sys.executable, "-m", "alspeech", *RUN],
         env={**os.environ, "ALSPEECH_ROOT": str(root)},

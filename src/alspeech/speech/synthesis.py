@@ -216,7 +216,10 @@ def serve() -> None:
     answers, server = os.dup(1), os.getpid()
     os.dup2(2, 1)  # what a library prints is no answer
     end_with_parent(os.getppid())
-    folder, blocks, jobs = pickle.load(sys.stdin.buffer)
+    try:
+        folder, blocks, jobs = pickle.load(sys.stdin.buffer)
+    except (EOFError, pickle.UnpicklingError):  # who asks was killed while it asked
+        os._exit(1)
     for number in range(len(blocks) + jobs):
         if number >= jobs and os.wait()[1]:
             os._exit(1)  # those that still speak end with this process
