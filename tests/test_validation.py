@@ -561,7 +561,8 @@ def librispeech(tmp_path_factory):
 @LIBRISPEECH
 def test_a_hundred_librispeech_utterances_are_all_used_speakers_apart(librispeech):
     speech, _ = librispeech
-    assert len(speech.manifest) == 100 and not {"rejected"} & set(corpus.report(speech).index.levels[0])
+    told = corpus.report(speech)
+    assert len(speech.manifest) == 100 and "rejected" not in told.index.levels[0]
     speakers = speech.manifest.groupby("split")["speaker"].agg(set)
     assert set(speakers.index) == set(manifests.SPLITS) and speakers.map(len).sum() == 10
     seconds = [soundfile.info(path).duration for path in speech.manifest["path"]]

@@ -154,7 +154,7 @@ def extract(folder: Path, manifest: pd.DataFrame, config: ModelConfig) -> None:
     with open(path, "r+b" if rows else "w+b") as file:
         file.truncate(size)
         file.seek(size)
-        # utterances are small: a second thread gains nothing, and on a busy machine it is waited for
+        # a second thread gains little of such small work, and on a busy machine is waited for
         torch.set_num_threads(1)
         missing = manifest[len(rows) :].itertuples()
         for row in tqdm(missing, "features", len(manifest), initial=len(rows), unit="utt"):
