@@ -29,7 +29,7 @@ labelings: 5
 directions: 1
 build: {base: 24, pool: 30, validation: 6, test: 8}
 model: {layers: 1, hidden: 8, channels: 4}
-training: {base_epochs: 2, epochs: 1}
+training: {base_updates: 6, updates: 4}
 loss_prediction: {rounds: [20, 50], decoder: 6, predictor: 6}
 pseudo_labels:
   {labelled: 16, warm_up: 2, warm_up_rate: 1.e-4, blocks: 3, unsupervised: 2, cache: 1, every: 3,

@@ -76,7 +76,7 @@ def make_root(folder: Path) -> Path:
         "query_percents: [20, 50]\nseeds: 2\nlabelings: 10\ndirections: 2\n"
         "build: {base: 24, pool: 30, validation: 8, test: 12}\n"
         "model: {layers: 1, hidden: 12, channels: 4}\n"
-        "training: {base_epochs: 2, epochs: 1}\n"
+        "training: {base_updates: 6, updates: 4}\n"
     )
     return folder
 
@@ -138,7 +138,7 @@ labelings: 10
 directions: 2
 build: {base: 24, pool: 30, validation: 8, test: 12}
 model: {layers: 1, hidden: 12, channels: 4}
-training: {base_epochs: 2, epochs: 1}
+training: {base_updates: 6, updates: 4}
 loss_prediction: {rounds: [20, 50], decoder: 8, predictor: 8, variants: [joint, no_prediction]}
 pseudo_labels:
   {warm_up: 4, warm_up_rate: 8.e-3, blocks: 3, supervised: 1, unsupervised: 2, cache: 1, every: 3,

@@ -45,7 +45,7 @@ labelings: 10
 directions: 2
 build: {base: 24, pool: 30, validation: 8, test: 12}
 model: {layers: 1, hidden: 12, channels: 4}
-training: {base_epochs: 2, epochs: 1}
+training: {base_updates: 6, updates: 4}
 """
 PRESETS = {  # system: what it adds to that, for a run of a second or two
     "figures": "",

@@ -144,7 +144,7 @@ def test_a_training_on_a_gpu_ends_as_on_the_cpu_after_an_interruption_too(
 
     def train(model, checkpoint=None, report=None):
         return fit(
-            model, Store(6), POOL, POOL, ALPHABET, config, epochs=3, rate=1e-2, seed=1,
+            model, Store(6), POOL, POOL, ALPHABET, config, updates=6, rate=1e-2, seed=1,
             objective=objective if joint else None, report=report, checkpoint=checkpoint,
         )  # fmt: skip
 

@@ -237,7 +237,7 @@ def gone(run: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("change, status, words", [
-    (("{base_ep", "{base_rate: 1.e+30, base_ep"), 2, ["the training loss is", "learning rate"]),
+    (("{base_up", "{base_rate: 1.e+30, base_up"), 2, ["the training loss is", "learning rate"]),
     # more memory than an address has room for
     (("hidden: 12", "hidden: 1000000000000"), 1, ["RuntimeError", "synthetic-bad/error.log"]),
 ])  # fmt: skip

@@ -275,7 +275,7 @@ def test_without_weight_the_recogniser_is_bit_for_bit_that_of_plain_training():
             light = LossPredictionConfig(decoder=6, predictor=7, weight=0.0, hybrid=False)
             model = JointRecogniser(TINY, light, SYMBOLS)
         fit(model, store, train, train, alphabet, config,
-            epochs=3, rate=1e-2, seed=1, objective=chosen)  # fmt: skip
+            updates=9, rate=1e-2, seed=1, objective=chosen)  # fmt: skip
         states.append((model.recogniser if chosen else model).state_dict())
     for name, value in states[0].items():
         assert torch.equal(states[1][name], value), name
@@ -299,7 +299,7 @@ def test_a_training_that_was_interrupted_remembers_the_same_to_the_bit(tmp_path,
             return objective(*what)
 
         model = tiny_joint()
-        fit(model, Store(6), train, train, alphabet, TrainingConfig(batch=2), epochs=3, rate=1e-2,
+        fit(model, Store(6), train, train, alphabet, TrainingConfig(batch=2), updates=9, rate=1e-2,
             seed=1, objective=interruptible, checkpoint=Checkpoint(tmp_path))  # fmt: skip
         return model.state_dict()
 

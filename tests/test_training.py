@@ -44,11 +44,11 @@ def store(tmp_path):
     return FeatureStore(tmp_path), manifest
 
 
-def fit(model, store, manifest, epochs=40, seed=0, checkpoint=None, **changes):
+def fit(model, store, manifest, updates=80, seed=0, checkpoint=None, **changes):
     config = replace(TrainingConfig(time_masks=0, frequency_masks=0), **changes)
     return training.fit(
         model, store, manifest[:32], manifest[32:], ABC, config,
-        epochs=epochs, rate=1e-2, seed=seed, checkpoint=checkpoint,
+        updates=updates, rate=1e-2, seed=seed, checkpoint=checkpoint,
     )  # fmt: skip
 
 
@@ -57,18 +57,55 @@ def test_training_learns_to_transcribe(store, cell):
     store, manifest = store
     torch.manual_seed(0)
     model = DeepSpeech2(replace(TINY, cell=cell, hidden=16), len(ABC))
-    fit(model, store, manifest, patience=40)
+    fit(model, store, manifest, updates=150)
     figures = metrics.summarise(metrics.evaluate(model, store, manifest[32:], ABC))
     assert figures["cer"] < 20
 
 
-def test_training_ends_with_the_best_weights_and_stops_early(store):
+@pytest.mark.parametrize("count", [5, 32])
+def test_a_training_is_as_long_as_told_however_many_utterances_there_are(store, count):
     store, manifest = store
-    model = DeepSpeech2(TINY, len(ABC))
-    history = fit(model, store, manifest, epochs=60, patience=2)
-    best = history["validation_loss"].min()
-    assert training.validation_loss(model, store, manifest[32:], ABC) == pytest.approx(best)
-    assert len(history) == 60 or len(history) == history["validation_loss"].idxmin() + 1 + 2
+    model, seen = DeepSpeech2(TINY, len(ABC)), []
+
+    def counted(model, batch, device, progress):
+        seen.append((progress, batch.utt_ids))
+        return training.ctc_loss(model, batch, device)
+
+    history = training.fit(
+        model, store, manifest[:count], manifest[32:], ABC, TrainingConfig(batch=4),
+        updates=25, rate=1e-3, seed=0, objective=counted,
+    )  # fmt: skip
+    assert [progress for progress, _ in seen] == [i / 25 for i in range(25)]
+    assert history["update"].tolist() == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
+    # whole passes: nothing comes again before all others have come
+    told = [utt_id for _, utt_ids in seen for utt_id in utt_ids]
+    assert len(set(told[:count])) == count == len(set(told[count : 2 * count]))
+
+
+def test_the_weights_that_are_kept_are_the_mean_of_the_last_ones(store):
+    store, manifest = store
+
+    def trained(share):
+        torch.manual_seed(0)
+        model, states = DeepSpeech2(TINY, len(ABC)), []
+
+        def copied(model, batch, device, progress):  # the weights before each update
+            states.append({name: part.clone() for name, part in model.state_dict().items()})
+            return training.ctc_loss(model, batch, device)
+
+        training.fit(
+            model, store, manifest[:32], manifest[32:], ABC, TrainingConfig(average=share),
+            updates=10, rate=1e-2, seed=0, objective=copied,
+        )  # fmt: skip
+        return [*states, model.state_dict()]
+
+    *states, mean = trained(0.4)
+    last = trained(0)[-1]
+    for name, kept in mean.items():
+        if kept.is_floating_point():  # batch norms' statistics, too
+            four = torch.stack([*(state[name] for state in states[-3:]), last[name]])
+            assert torch.allclose(kept, four.mean(dim=0), atol=1e-6), name
+    assert not torch.equal(mean["layers.0.weight"], last["layers.0.weight"])
 
 
 def test_equal_seeds_train_equal_models(store):
@@ -77,7 +114,7 @@ def test_equal_seeds_train_equal_models(store):
     for _ in range(2):
         torch.manual_seed(3)
         model = DeepSpeech2(TINY, len(ABC))
-        fit(model, store, manifest, epochs=2, seed=3)
+        fit(model, store, manifest, updates=4, seed=3)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -86,7 +123,7 @@ def test_a_transcript_longer_than_its_frames_harms_nothing(store):
     store, manifest = store
     manifest.loc[3, "text"] = "abcd" * 9  # 36 labels in at most 16 output frames
     model = DeepSpeech2(TINY, len(ABC))
-    history = fit(model, store, manifest, epochs=2)
+    history = fit(model, store, manifest, updates=20)
     assert np.isfinite(history[["train_loss", "validation_loss"]]).all(axis=None)
     tested = metrics.evaluate(model, store, manifest, ABC)
     assert metrics.summarise(tested)["infinite_ctc"] == 1
@@ -97,7 +134,7 @@ def test_a_loss_that_is_no_number_names_utterances(store):
     model = DeepSpeech2(TINY, len(ABC))
     torch.nn.init.constant_(model.layers[-1].weight, math.nan)
     with pytest.raises(UserError, match="u\\d+.*learning rate"):
-        fit(model, store, manifest, epochs=1)
+        fit(model, store, manifest, updates=1)
 
 
 def test_the_papers_model_has_seven_recurrent_layers_and_takes_a_step():
@@ -339,21 +376,21 @@ class Killed(Checkpoint):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_training_killed_after_any_batch_ends_with_the_same_bits(store, tmp_path, cell):
     store, manifest = store
-    masked = {"time_masks": 2, "frequency_masks": 2, "time_width": 4, "patience": 1, "batch": 8}
+    masked = {"time_masks": 2, "frequency_masks": 2, "time_width": 4, "batch": 8}
 
     def train(checkpoint=None):
         torch.manual_seed(0)
         model = DeepSpeech2(replace(TINY, cell=cell), len(ABC))
-        history = fit(model, store, manifest, epochs=3, checkpoint=checkpoint, **masked)
+        history = fit(model, store, manifest, batches, checkpoint=checkpoint, **masked)
         return model.state_dict(), history
 
+    batches = 2 * len(store.groups(manifest[:32], 8)) + 3
     weights, history = train()
-    batches = 3 * len(store.groups(manifest[:32], 8))
     for n in range(1, batches + 1):  # dies anew after each batch that it gets done
         assert Checkpoint(tmp_path).path.exists() == (n > 1)
         with pytest.raises(KeyboardInterrupt):
             train(Killed(tmp_path, 1))
-    resumed, its_history = train(Killed(tmp_path, 1))  # only validation is left
+    resumed, its_history = train(Killed(tmp_path, 1))  # nothing is left
     assert its_history.equals(history)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 

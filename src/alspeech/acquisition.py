@@ -17,6 +17,8 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -32,6 +34,23 @@ def random(model, batch: Batch, seed: int = 0) -> Tensor:
     """Uniform in [0, 1), from the seed and the utterance's id alone."""
     digests = (hashlib.sha256(f"{seed} {utt_id}".encode()).digest() for utt_id in batch.utt_ids)
     return torch.tensor([int.from_bytes(d[:6], "big") / 2**48 for d in digests], dtype=torch.double)
+
+
+def random_seconds(model, batch: Batch, seed: int = 0) -> Tensor:
+    """As random as :func:`random`, but every *second* of the pool is as likely to be drawn as any
+    other: longer utterances come first more often (weighted sampling without replacement: log u / T
+    for u uniform, Efraimidis and Spirakis 2006)."""
+    return random(model, batch, seed).clamp_min(1e-12).log() / batch.features.shape[1]
+
+
+def longest(model, batch: Batch) -> Tensor:
+    """Frames: what takes longest goes first."""
+    return torch.full((len(batch),), float(batch.features.shape[1]), dtype=torch.double)
+
+
+def shortest(model, batch: Batch) -> Tensor:
+    """− frames: more utterances for the same money."""
+    return -longest(model, batch)
 
 
 def mean_entropy(log_probs: Tensor) -> Tensor:
@@ -120,8 +139,8 @@ def egl(
 def gradient_length(model, batch: Batch) -> Tensor:
     """‖∇ℓ(x, y)‖² of the true transcripts, over all parameters: what EGL is the expectation of.
 
-    No acquisition function, as it needs ``batch.labels``; EGL is judged by it. Raises
-    ``UserError`` naming an utterance whose transcript does not fit its frames.
+    It needs ``batch.labels``: an oracle, by which EGL is judged. Raises ``UserError`` naming an
+    utterance whose transcript does not fit its frames.
     """
     tape = Tape(model, batch.features)
     log_probs = _posteriors(tape.logits, batch)
@@ -132,6 +151,37 @@ def gradient_length(model, batch: Batch) -> Tensor:
         )
     labels, lengths = (x[:, None] for x in pad(batch.labels))  # K = 1
     return tape.squared_norms(labelings_gradients(log_probs, labels, lengths))[:, 0]
+
+
+def true_loss(model, batch: Batch) -> Tensor:
+    """−log p(y | x) / T of the true transcripts: what pCTC guesses. An oracle, as it needs
+    ``batch.labels``; a transcript that does not fit its frames comes last."""
+    log_probs = _posteriors(model(batch.features), batch)
+    losses = ctc_losses(log_probs, batch.labels) / log_probs.shape[1]
+    return losses.masked_fill(losses.isinf(), -torch.inf)
+
+
+def embedding(model, batch: Batch) -> Tensor:
+    """Mean over frames of what the last recurrent layer says, for clusters of the pool: [B, D]."""
+    return _numbers(model.layers[:-1](batch.features[:, None]), batch).mean(dim=1)
+
+
+def in_turn(groups, keys) -> Tensor:
+    """Scores that take one utterance of each group in turn, in a group the largest key first:
+    group names and keys in [0, 1) of N utterances → [N]."""
+    table = pd.DataFrame({"group": list(groups), "key": list(keys)})
+    place = table.groupby("group")["key"].rank(method="first", ascending=False)
+    return torch.tensor((table["key"] - place).to_numpy())
+
+
+def cluster(embeddings: Tensor, count: int = 50, seed: int = 0) -> np.ndarray:
+    """The cluster of each row of [N, D], by k-means with k-means++ starts."""
+    from scipy.cluster.vq import kmeans2  # here: takes a second to import, and few need it
+
+    points = embeddings.double().numpy()
+    points = (points - points.mean(axis=0)) / (points.std(axis=0) + 1e-9)
+    count = min(count, len(points))
+    return kmeans2(points, count, minit="++", seed=np.random.default_rng(seed))[1]
 
 
 def _posteriors(logits: Tensor, batch: Batch) -> Tensor:
@@ -159,7 +209,20 @@ ACQUISITIONS = {
     "least_confidence": least_confidence,
     "estimated_loss": estimated_loss,
     "loss_prediction": loss_prediction,
+    # what an honest comparison is held against, too
+    "random_seconds": random_seconds,
+    "longest": longest,
+    "shortest": shortest,
+    "random_clusters": random,
+    # oracles: they read what nobody has written yet, and say what there would be to gain
+    "oracle_gradient": gradient_length,
+    "oracle_loss": true_loss,
+    "oracle_groups": random,
 }
+ORACLES = tuple(name for name in ACQUISITIONS if name.startswith("oracle_"))
+# the scores are keys, by which utterances are taken in turn from each cluster of the recogniser's
+# embeddings, or from each group of the scenario, the rare ones, too
+IN_TURN = ("random_clusters", "oracle_groups")
 
 
 def check_strategies(names) -> None:

@@ -1,6 +1,6 @@
 """The paper's experiment, from a corpus to its tables.
 
-    corpus → features → base model (a seed) → scores (a strategy) → cell (…, a percentage) → tables
+    corpus → features → base model (a seed) → scores (a strategy) → cell (…, an amount) → tables
 
 Each is a step (workshop/steps.py): a folder that a person can read, found by what it depends on and
 never computed twice. A killed run goes on from the last checkpoint of what it was computing.
@@ -8,6 +8,7 @@ never computed twice. A killed run goes on from the last checkpoint of what it w
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +22,9 @@ from .model import DeepSpeech2
 from .querying import ALL, BASE, costly_first, query, score, score_options
 from .speech import corpus
 from .speech.text import ENGLISH
+from .statistics import comparisons
 from .training import device, load_weights, train_and_test
-from .workshop.config import Settings, load_settings
+from .workshop.config import Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
 from .workshop.steps import Step, in_parallel
@@ -32,8 +34,8 @@ from .workshop.store import Checkpoint, fingerprint, read_csv, torch_bytes, writ
 def base_model(settings: Settings, seed: int) -> Step:
     """One seed's model, trained on the base set.
 
-    Folder: ``model.pt`` (weights), ``history.csv`` (a row a pass), ``test.csv`` (a row a test
-    utterance), ``metrics.json``.
+    Folder: ``model.pt`` (weights), ``history.csv`` (training and validation loss), ``test.csv`` (a
+    row a test utterance), ``metrics.json``.
     """
     config = settings.training
     # the same seed's base model on the embedded corpus, whose weights it may begin with
@@ -44,15 +46,22 @@ def base_model(settings: Settings, seed: int) -> Step:
         model = new_model(settings, seed)
         metrics = train_and_test(
             folder, data, model, data.split("base"), config, seed=seed,
-            epochs=config.base_epochs, rate=config.base_rate,
+            updates=config.base_updates, rate=config.base_rate,
         )  # fmt: skip
         write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
         return metrics
 
     return Step(
         f"base-seed{seed}", compute, after=(corpus.features(settings), *start),
-        given={"model": settings.model, "training": config},
+        given={"model": settings.model, "training": _training(config, AFTER)},
     )  # fmt: skip
+
+
+AFTER = ("updates", "rate", "refit")  # of the training section: what comes after a query
+
+
+def _training(config: TrainingConfig, without: tuple = ()) -> dict:
+    return {name: value for name, value in vars(config).items() if name not in without}
 
 
 def new_model(settings: Settings, seed: int) -> DeepSpeech2:
@@ -89,8 +98,10 @@ def pool_scores(
 
     def compute(folder: Path) -> dict:
         data, model = corpus.prepare(settings), load(settings, seed)
-        pool, checkpoint = data.split("pool"), Checkpoint(folder)
-        scores = score(model, data.store, pool, strategy, checkpoint=checkpoint, **options)
+        scores = score(
+            model, data.store, data.split("pool"), strategy, checkpoint=Checkpoint(folder),
+            alphabet=data.alphabet, group=data.group, **options,
+        )  # fmt: skip
         scores.to_csv(folder / "scores.csv")
         return {"utterances": len(scores)}
 
@@ -105,46 +116,56 @@ def read_scores(folder: Path) -> pd.Series:
     return read_csv(folder / "scores.csv").set_index("utt_id").iloc[:, 0]
 
 
-def queried(settings: Settings, strategy: str, percent: float, seed: int) -> list[str]:
-    """Ids of the pool utterances that a strategy has labelled at a percentage, best first."""
+def queried(settings: Settings, strategy: str, amount: float, seed: int) -> list[str]:
+    """Ids of the pool utterances that a strategy has labelled, best first: ``amount`` is one of
+    :func:`amounts`."""
     if strategy == BASE:
         return []
+    pool = corpus.prepare(settings).split("pool").set_index("utt_id")
     if strategy == ALL:
-        return list(corpus.prepare(settings).split("pool")["utt_id"])
-    return query(read_scores(pool_scores(settings, strategy, seed).folder()), percent)
+        return list(pool.index)
+    seconds = pool["duration"] if settings.query_seconds else None
+    return query(read_scores(pool_scores(settings, strategy, seed).folder()), amount, seconds)
 
 
-def cell(settings: Settings, strategy: str, percent: float, seed: int) -> Step:
-    """A training that goes on from the base model with base + queried utterances.
+def cell(settings: Settings, strategy: str, amount: float, seed: int) -> Step:
+    """A training that goes on from the base model with base + queried utterances, or begins anew.
 
     Folder as :func:`base_model`'s, without the weights; ``metrics.json`` says, too, how many of the
     queried utterances were ``set_aside`` (:meth:`speech.corpus.Corpus.usable`). The strategies
-    ``base`` (the base model itself) and ``all`` are the ends.
+    ``base`` (nothing is queried) and ``all`` are the ends: all cells are trained for as many
+    updates.
     """
     base, config = base_model(settings, seed), settings.training
-    if strategy == BASE:
-        return base
-    chosen = sorted(queried(settings, strategy, percent, seed))
+    chosen = sorted(queried(settings, strategy, amount, seed))
 
     def compute(folder: Path) -> dict:
-        data, model = corpus.prepare(settings), load_base(settings, seed)
-        train = data.labelled(chosen)
+        data = corpus.prepare(settings)
+        train, updates, rate = data.labelled(chosen), config.updates, config.rate
+        if config.refit == "on":
+            model = load_base(settings, seed)
+        else:
+            model = new_model(settings, seed)
+            updates, rate = updates + config.base_updates, config.base_rate
         metrics = train_and_test(
-            folder, data, model, train, config, seed=seed, epochs=config.epochs, rate=config.rate,
-        )  # fmt: skip
+            folder, data, model, train, config, seed=seed, updates=updates, rate=rate
+        )
         return {**metrics, "set_aside": len(chosen) - int((train["split"] == "pool").sum())}
 
-    name, given = f"{strategy}-{percent:g}-seed{seed}", {"queried": fingerprint(chosen)}
-    return Step(name, compute, after=(base,), given=given)
+    given = {"queried": fingerprint(chosen), "training": _training(config)}
+    return Step(f"{strategy}-{amount:g}-seed{seed}", compute, after=(base,), given=given)
+
+
+def amounts(settings: Settings) -> tuple[float, ...]:
+    """What is queried: percent of the pool's utterances, or seconds of its audio."""
+    return settings.query_seconds or settings.query_percents
 
 
 def grid(settings: Settings) -> list[tuple]:
-    """(strategy, percent, seed) of every cell, those that train longest first."""
-    cells = [(ALL, 100, seed) for seed in range(settings.seeds)]
-    for percent in sorted(settings.query_percents, reverse=True):
-        for seed in range(settings.seeds):
-            cells += [(strategy, percent, seed) for strategy in settings.strategies]
-    return cells + [(BASE, 0, seed) for seed in range(settings.seeds)]
+    """(strategy, amount, seed) of every cell, seed by seed."""
+    several = [(name, amount) for name in settings.strategies for amount in amounts(settings)]
+    cells = [(BASE, 0), *several, (ALL, 100)]
+    return [(*what, seed) for seed in range(settings.seeds) for what in cells]
 
 
 def base_models(settings: Settings) -> list[Path]:
@@ -154,34 +175,62 @@ def base_models(settings: Settings) -> list[Path]:
 
 def all_scores(settings: Settings) -> dict[tuple, Path]:
     """The folder of the pool's scores by every (strategy, seed), computed if it is missing."""
+    base_models(settings)
     strategies, seeds = costly_first(settings, settings.strategies), range(settings.seeds)
-    in_parallel(base_model, settings, [(seed,) for seed in seeds], "base models")
     tasks = [(strategy, seed) for strategy in strategies for seed in seeds]
     return dict(zip(tasks, in_parallel(pool_scores, settings, tasks, "scores"), strict=True))
 
 
 def check(settings: Settings) -> str:
-    """Prepare the corpus and say, for a person to read, what came of it."""
+    """Prepare the corpus of every scenario and say, for a person to read, what came of it."""
     check_strategies(settings.strategies)
-    return corpus.check(settings)
+    told = {name: corpus.check(settings.on(name)) for name in settings.scenarios}
+    return "\n\n".join(f"{name}: {text}" for name, text in told.items())
+
+
+COLUMNS = ("kind", "accent", "speaker", "snr_db", "duration", "text")  # of the pool, in scores.csv
+
+
+def in_scenario(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[Path]]:
+    """The tables of one scenario, and the folders that they are made of: ``error_curves`` (a row a
+    cell), ``scores`` (a row a seed and utterance), ``cell_errors`` (a row a cell and test speaker).
+    """
+    data, scored, cells = corpus.prepare(settings), all_scores(settings), grid(settings)
+    trained = in_parallel(cell, settings, cells, f"{settings.scenario}: cells")
+    bought = [queried(settings, *what) for what in cells]
+    strategies, seeds = settings.strategies, range(settings.seeds)
+    by_seed = {s: [read_scores(scored[name, s]) for name in strategies] for s in seeds}
+    found = {
+        "error_curves": tables.error_curves(settings, data, cells, bought, trained, strategies),
+        "scores": tables.scores(data, COLUMNS, by_seed),
+        "cell_errors": tables.cell_errors(settings, data, cells, trained),
+    }
+    for table in found.values():
+        table.insert(0, "scenario", settings.scenario)
+    return found, [*trained, *scored.values()]
 
 
 def run(settings: Settings) -> SimpleNamespace:
     """Everything from the corpus to the tables; what is done already is only read.
 
-    Writes ``error_curves.csv``, ``scores.csv`` and ``provenance.json`` into ``results/<run>``, and
-    returns it as ``folder``, with ``curves`` (a row a cell) and ``scores`` (a row a seed and
-    utterance).
+    Writes those of :func:`in_scenario`, of all scenarios together, ``comparisons.csv`` (every
+    method against random, see :func:`alspeech.statistics.comparisons`) and ``provenance.json`` into
+    ``results/<run>``, and returns it as ``folder``, with ``curves``, ``scores`` and
+    ``comparisons``.
     """
     begun = time.perf_counter()
     tidy(settings)
-    data, scored, cells = corpus.prepare(settings), all_scores(settings), grid(settings)
-    trained = in_parallel(cell, settings, cells, "cells")
-    bought = [queried(settings, *what) for what in cells]
-    strategies, seeds = settings.strategies, range(settings.seeds)
-    curves = tables.error_curves(settings, data, cells, bought, trained, strategies)
-    by_seed = {s: [read_scores(scored[name, s]) for name in strategies] for s in seeds}
-    scores = tables.scores(data, ("kind", "speaker", "snr_db", "duration", "text"), by_seed)
-    found = {"error_curves": curves, "scores": scores}
-    folder = publish(settings, found, "provenance", [*trained, *scored.values()], begun)
-    return SimpleNamespace(curves=curves, scores=scores, folder=folder)
+    if settings.seeds == 1:
+        print("one seed: curves without intervals, and nothing is decided", file=sys.stderr)
+    parts, folders = zip(
+        *(in_scenario(settings.on(name)) for name in settings.scenarios), strict=True
+    )
+    found = {
+        name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]
+    }
+    found["comparisons"] = comparisons(found["error_curves"], errors=found["cell_errors"])
+    folder = publish(settings, found, "provenance", sum(folders, []), begun)
+    return SimpleNamespace(
+        curves=found["error_curves"], scores=found["scores"], comparisons=found["comparisons"],
+        folder=folder,
+    )  # fmt: skip

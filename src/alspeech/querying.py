@@ -7,8 +7,10 @@ import inspect
 import pandas as pd
 import torch
 
-from .acquisition import ACQUISITIONS
+from .acquisition import ACQUISITIONS, IN_TURN, ORACLES, cluster, embedding, in_turn
+from .speech.corpus import unusable
 from .speech.features import FeatureStore
+from .speech.text import Alphabet
 from .workshop.config import Settings
 from .workshop.errors import UserError, one_of
 from .workshop.store import Checkpoint
@@ -39,25 +41,51 @@ def costly_first(settings: Settings, strategies) -> list[str]:
 @torch.no_grad()
 def score(
     model, store: FeatureStore, pool: pd.DataFrame, strategy: str, batch: int = 32,
-    checkpoint: Checkpoint | None = None, **options,
+    checkpoint: Checkpoint | None = None, alphabet: Alphabet | None = None,
+    group: str | None = None, **options,
 ) -> pd.Series:  # fmt: skip
     """An acquisition function's score of every pool utterance, indexed by ``utt_id``.
 
-    With a ``checkpoint`` an interrupted call goes on from the last batch that was saved.
+    Only an oracle is shown transcripts, by the ``alphabet`` in which they are written; an utterance
+    from whose transcript nothing can be learned has no score there (NaN), and comes last.
+    ``group`` is the manifest's column that the oracle of rare groups reads. With a ``checkpoint``
+    an interrupted call goes on from the last batch that was saved.
     """
+    function, known, encode = ACQUISITIONS[strategy], pool, None
+    if strategy in ORACLES and strategy not in IN_TURN:
+        known = pool[[unusable(row, alphabet) is None for row in pool.itertuples()]]
+        encode = alphabet.encode
+    scores = _by_batch(model, store, known, function, batch, encode, checkpoint, options)
+    found = pd.Series(scores, name=strategy).reindex(pool["utt_id"]).rename_axis("utt_id")
+    if strategy in IN_TURN:
+        if strategy == "random_clusters":
+            points = _by_batch(model, store, pool, embedding, batch)
+            rows = [points[utt_id] for utt_id in sorted(points)]  # k-means looks at the order
+            names = cluster(torch.tensor(rows), seed=options.get("seed", 0))
+            groups = pool["utt_id"].map(dict(zip(sorted(points), names, strict=True)))
+        else:
+            groups = pool[group] if group else pd.Series("all", pool.index)
+        found[:] = in_turn(groups, found).numpy()
+    return found
+
+
+def _by_batch(
+    model, store, utterances, function, batch: int, encode=None, checkpoint=None, options=None
+) -> dict:
+    """What a function of model and batch says of every utterance: numbers, or lists of them."""
     model.eval()
     device = next(model.parameters()).device
-    scores = (checkpoint and checkpoint.load()) or {}
+    found = (checkpoint and checkpoint.load()) or {}
     # longest first: what the first batch needs in memory is enough for all others
-    for index in reversed(store.groups(pool, batch)):
-        part = store.batch(pool.iloc[index])
-        if scores.keys() >= set(part.utt_ids):
+    for index in reversed(store.groups(utterances, batch)):
+        part = store.batch(utterances.iloc[index], encode)
+        if found.keys() >= set(part.utt_ids):
             continue
-        values = ACQUISITIONS[strategy](model, part.to(device), **options)
-        scores.update(zip(part.utt_ids, values.tolist(), strict=True))
+        values = function(model, part.to(device), **(options or {}))
+        found.update(zip(part.utt_ids, values.tolist(), strict=True))
         if checkpoint and checkpoint.due():
-            checkpoint.save(scores)
-    return pd.Series(scores, name=strategy).loc[pool["utt_id"]].rename_axis("utt_id")
+            checkpoint.save(found)
+    return found
 
 
 def rank(scores: pd.Series) -> pd.Series:
@@ -66,12 +94,26 @@ def rank(scores: pd.Series) -> pd.Series:
     return ranks.astype(int).sub(1).rename("rank").loc[scores.index]
 
 
-def query(scores: pd.Series, percent: float) -> list[str]:
-    """Ids of the ``percent`` % of the pool that rank first, best first (at least one).
+def query(scores: pd.Series, amount: float, seconds: pd.Series | None = None) -> list[str]:
+    """Ids of the utterances that rank first, best first: ``amount`` % of the pool (at least one),
+    or, where the pool's ``seconds`` are told by id, as many as ``amount`` seconds pay for.
 
-    Raises ``UserError`` for a percentage outside (0, 100].
+    Raises ``UserError`` for a percentage outside (0, 100], and for a budget that pays for nothing
+    or for more than there is.
     """
-    if not 0 < percent <= 100:
-        raise UserError(f"query percentage {percent} is outside (0, 100]: give a share of the pool")
-    ranks = rank(scores).sort_values()
-    return list(ranks.index[: max(1, round(len(ranks) * percent / 100))])
+    order = list(rank(scores).sort_values().index)
+    if seconds is None:
+        if not 0 < amount <= 100:
+            raise UserError(
+                f"query percentage {amount} is outside (0, 100]: give a share of the pool"
+            )
+        return order[: max(1, round(len(order) * amount / 100))]
+    costs = seconds.loc[order]
+    if not costs.min() <= amount <= costs.sum():
+        raise UserError(
+            f"query_seconds {amount:g}: the pool's shortest utterance takes {costs.min():.2f} s, "
+            f"all of them {costs.sum():.0f} s: give a number between the two"
+        )
+    spent = int((costs.cumsum() <= amount + 1e-9).sum())
+    # where not even the first one can be paid for, the first that can
+    return order[:spent] or [costs.index[costs.to_numpy() <= amount][0]]

@@ -11,33 +11,61 @@ from .querying import ALL, BASE
 from .speech.corpus import Corpus
 from .statistics import bounds
 from .workshop.config import Settings
-from .workshop.store import write_csv, write_text
+from .workshop.store import read_csv, write_csv, write_text
 
-METRICS = ("ctc", "cer", "wer")
+METRICS = ("ctc", "cer", "wer", "macro_wer", "unseen_wer")
 
 
 def error_curves(
     settings: Settings, data: Corpus, cells: list[tuple], bought: list, folders: list[Path],
     strategies, extra: tuple = (),
 ) -> pd.DataFrame:  # fmt: skip
-    """A row a cell (strategy, percent, seed): its errors, what it ``bought`` (ids of the pool) and
-    how it was trained, by the metrics.json of its folder; ``extra`` ones, if asked for."""
+    """A row a cell (strategy, amount, seed): its errors, what it ``bought`` (ids of the pool) and
+    how it was trained, by the metrics.json of its folder; ``extra`` ones, if asked for.
+
+    ``query_percent`` is a share of the pool's utterances, or of its seconds where those were the
+    budget.
+    """
     durations = data.split("pool").set_index("utt_id")["duration"]
     place = {name: i for i, name in enumerate((BASE, *strategies, ALL))}
     found = zip(cells, bought, folders, strict=True)
     rows = []
-    for (strategy, percent, seed), chosen, folder in sorted(
+    for (strategy, amount, seed), chosen, folder in sorted(
         found, key=lambda row: (place[row[0][0]], *row[0][1:])
     ):
         metrics = json.loads((folder / "metrics.json").read_text())
         rows.append({
             "corpus": settings.corpus, "preset": settings.preset,
-            "strategy": strategy, "query_percent": percent, "seed": seed,
+            **_what(settings, durations, strategy, amount, seed),
             **{name: metrics[name] for name in METRICS},
             "n_utterances": len(chosen), "hours": durations.loc[chosen].sum() / 3600,
-            **{name: metrics[name] for name in ("epochs", "infinite_ctc", *extra)},
+            **{name: metrics[name] for name in ("updates", "infinite_ctc", *extra)},
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _what(settings: Settings, durations: pd.Series, strategy: str, amount: float, seed) -> dict:
+    """The columns that name a cell."""
+    if settings.query_seconds and strategy not in (BASE, ALL):
+        amount = round(100 * amount / durations.sum(), 2)
+    return {"strategy": strategy, "query_percent": amount, "seed": seed}
+
+
+def cell_errors(settings: Settings, data: Corpus, cells: list[tuple], folders) -> pd.DataFrame:
+    """A row a cell, test speaker and group: ``words`` and ``word_errors``, since errors of one
+    speaker hang together (statistics.comparisons)."""
+    test = data.split("test").set_index("utt_id")
+    by = pd.DataFrame({
+        "speaker": test.get("speaker", pd.Series(test.index, test.index)).fillna("unknown"),
+        "group": test[data.group] if data.group in test else "all",
+    })  # fmt: skip
+    durations, parts = data.split("pool")["duration"], []
+    for cell, folder in zip(cells, folders, strict=True):
+        tested = read_csv(folder / "test.csv").set_index("utt_id")[["words", "word_errors"]]
+        part = by.join(tested).groupby(["speaker", "group"], as_index=False).sum()
+        what = _what(settings, durations, *cell)
+        parts.append(part.assign(**what))
+    return pd.concat(parts, ignore_index=True)[[*what, *part.columns]]
 
 
 def scores(data: Corpus, columns: tuple, by_seed: dict[int, list[pd.Series]]) -> pd.DataFrame:

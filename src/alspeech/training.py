@@ -6,7 +6,6 @@ a process (workshop/steps.py runs a process a core).
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +67,9 @@ def validation_loss(model, store, utterances, alphabet: Alphabet, batch: int = 3
     return total / len(utterances)
 
 
+MEASURED = 10  # times a training says how far it is
+
+
 def fit(
     model: torch.nn.Module,
     store: FeatureStore,
@@ -76,38 +78,42 @@ def fit(
     alphabet: Alphabet,
     config: TrainingConfig,
     *,
-    epochs: int,
+    updates: int,
     rate: float,
     seed: int,
     objective=None,
     report=None,
     checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
-    """Train until the validation loss has converged; the model ends with its best weights.
+    """Train for so many ``updates``, however many utterances there are.
 
-    At most ``epochs`` passes under a one-cycle learning rate (peak ``rate``, down to zero), ended
-    early when the validation loss has not improved for ``config.patience`` passes. The first pass
-    takes the shortest utterances first (SortaGrad, Amodei et al. 2016). ``seed`` fixes order and
-    masks. ``objective(model, batch, device, progress)`` gives the loss to minimise, the CTC loss if
-    it is None; ``progress`` is the share of the training that is done. ``report(row)`` is called
-    after each pass. With ``checkpoint`` an interrupted training goes on from the last batch that
-    was saved, and ends with the bits of an undisturbed one (on a CPU; a GPU's sums are not
+    The learning rate rises to ``rate`` and falls to zero (one cycle). The model ends in evaluation
+    mode, with the mean of its weights and of its batch norms' statistics over the last
+    ``config.average`` of the updates (Izmailov et al. 2018), which varies less than the last ones.
+    No validation loss decides anything, so that what is compared has been trained alike. The first
+    pass takes the shortest utterances first (SortaGrad, Amodei et al. 2016). ``seed`` fixes order
+    and masks. ``objective(model, batch, device, progress)`` gives the loss to minimise, the CTC
+    loss if it is None; ``progress`` is the share of the training that is done. ``report(row)`` is
+    called with each row. With ``checkpoint`` an interrupted training goes on from the last batch
+    that was saved, and ends with the bits of an undisturbed one (on a CPU; a GPU's sums are not
     reproducible to the bit in the first place).
 
-    Returns a row a pass: ``epoch, train_loss, validation_loss`` (nats an utterance). Raises
-    ``UserError`` when the loss is no longer finite.
+    Returns ``MEASURED`` rows (one an update, if there are fewer): ``update, train_loss`` (since the row before), ``validation_loss``
+    (nats an utterance, of the weights at that moment). Raises ``UserError`` when the loss is no
+    longer finite.
     """
     device = next(model.parameters()).device
     order = np.random.default_rng([seed, 1])
     masks = torch.Generator().manual_seed(seed)
-    steps = epochs * len(store.groups(train, config.batch))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=steps + 1, pct_start=0.15, anneal_strategy="linear"
+        optimizer, rate, total_steps=updates + 1, pct_start=0.15, anneal_strategy="linear"
     )
-    best, history, first, done, total = {"loss": math.inf, "epoch": 0}, [], 1, 0, 0.0
+    state = [part for part in model.state_dict().values() if part.is_floating_point()]
+    averaged = max(1, round(config.average * updates))  # so many of the last updates
+    mean, history, done, losses = [torch.zeros_like(part) for part in state], [], 0, []
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if saved := checkpoint and checkpoint.load():
         for name, part in parts.items():
@@ -115,51 +121,59 @@ def fit(
         masks.set_state(saved["masks"])
         torch.set_rng_state(saved["torch"])
         torch.cuda.set_rng_state_all(saved["cuda"])
-        best, history, first, done, total = saved["progress"]
+        torch._foreach_copy_(mean, saved["mean"])
+        history, done, losses = saved["progress"]
 
-    for epoch in range(1, epochs + 1):
-        groups = store.groups(train, config.batch, None if epoch == 1 else order)
-        if epoch < first:
+    model.train()
+    for update, index in enumerate(_passes(store, train, config.batch, order, updates), start=1):
+        if update <= done:
             continue  # done before the interruption: drawn again only for the orders that follow
-        model.train()
-        for index in groups[done:]:
-            batch = store.batch(train.iloc[index], alphabet.encode)
-            masked = spec_augment(batch.features, config, masks)
-            batch = replace(batch, features=masked.to(device))
-            loss = (objective or ctc_loss)(model, batch, device, schedule.last_epoch / steps)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"the training loss is {loss.item()} in pass {epoch}, utterances "
-                    f"{', '.join(map(cut, batch.utt_ids[:3]))} …: lower the learning rate ({rate})"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(batch)
-            done += 1
-            if checkpoint and checkpoint.due():
-                checkpoint.save({
-                    **{name: part.state_dict() for name, part in parts.items()},
-                    "masks": masks.get_state(),
-                    "torch": torch.get_rng_state(),
-                    "cuda": torch.cuda.get_rng_state_all(),
-                    "progress": (best, history, epoch, done, total),
-                })  # fmt: skip
-        loss = validation_loss(model, store, validation, alphabet)
-        history.append({"epoch": epoch, "train_loss": total / len(train), "validation_loss": loss})
-        done, total = 0, 0.0
-        if report:
-            report(history[-1])
-        if loss < best["loss"]:
-            weights = {name: value.clone() for name, value in model.state_dict().items()}
-            best = {"loss": loss, "epoch": epoch, "weights": weights}
-        elif epoch - best["epoch"] >= config.patience:
-            break
-    model.load_state_dict(best["weights"])
+        batch = store.batch(train.iloc[index], alphabet.encode)
+        masked = spec_augment(batch.features, config, masks)
+        batch = replace(batch, features=masked.to(device))
+        loss = (objective or ctc_loss)(model, batch, device, (update - 1) / updates)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the training loss is {loss.item()} in update {update}, utterances "
+                f"{', '.join(map(cut, batch.utt_ids[:3]))} …: lower the learning rate ({rate})"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        schedule.step()
+        if (number := update - updates + averaged) > 0:
+            torch._foreach_lerp_(mean, state, 1 / number)
+        losses.append((loss.item(), len(batch)))
+        if len(history) < MEASURED * update // updates:
+            total, seen = np.sum([(loss * count, count) for loss, count in losses], axis=0)
+            loss = validation_loss(model, store, validation, alphabet)
+            history.append({"update": update, "train_loss": total / seen, "validation_loss": loss})
+            losses = []
+            model.train()
+            if report:
+                report(history[-1])
+        if checkpoint and checkpoint.due():
+            checkpoint.save({
+                **{name: part.state_dict() for name, part in parts.items()},
+                "masks": masks.get_state(),
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all(),
+                "mean": mean,
+                "progress": (history, update, losses),
+            })  # fmt: skip
+    torch._foreach_copy_(state, mean)
     model.eval()
     return pd.DataFrame(history)
+
+
+def _passes(store, train, batch: int, order, updates: int):
+    """The row numbers of each update's batch: passes over the utterances, the first one sorted."""
+    left = updates
+    while left > 0:
+        groups = store.groups(train, batch, order if left < updates else None)
+        yield from groups[:left]
+        left -= len(groups)
 
 
 def train_and_test(
@@ -168,14 +182,18 @@ def train_and_test(
 ) -> dict:  # fmt: skip
     """:func:`fit` with ``options`` on utterances of a corpus (speech/corpus.py), then test.
 
-    Writes ``history.csv`` (a row a pass) and ``test.csv`` (a row a test utterance) into ``folder``,
-    where a checkpoint is kept meanwhile; returns what the test set says.
+    Writes ``history.csv`` (as :func:`fit` returns it) and ``test.csv`` (a row a test utterance)
+    into ``folder``, where a checkpoint is kept meanwhile; returns what the test set says.
     """
     history = fit(
         model, data.store, train, data.split("validation"), data.alphabet, config,
         checkpoint=Checkpoint(folder), **options,
     )  # fmt: skip
     history.to_csv(folder / "history.csv", index=False)
-    tested = evaluate(model, data.store, data.split("test"), data.alphabet)
+    test = data.split("test")
+    tested = evaluate(model, data.store, test, data.alphabet, known=data.vocabulary)
     tested.to_csv(folder / "test.csv", index=False)
-    return {**summarise(tested), "epochs": len(history), "train_utterances": len(train)}
+    groups = test[data.group] if data.group in test else None
+    return {
+        **summarise(tested, groups), "updates": options["updates"], "train_utterances": len(train)
+    }  # fmt: skip

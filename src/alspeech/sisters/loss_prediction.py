@@ -38,7 +38,7 @@ VARIANTS = {"joint": {}, "no_prediction": {"weight": 0.0}, "ctc_only": {"hybrid"
 # held-out loss is held against the prediction, and against what is known without one
 PREDICTORS = ("loss_prediction", "estimated_loss", "least_confidence", "entropy", "egl", "duration")
 # what the tables say of a training, by its metrics.json
-METRICS = (*tables.METRICS, "epochs", "infinite_ctc", "targets_left_out")
+METRICS = (*tables.METRICS, "updates", "infinite_ctc", "targets_left_out")
 
 
 def _options(settings: Settings, variant: str) -> LossPredictionConfig:
@@ -114,9 +114,12 @@ def _train(
     """Train a new ``model``, or else the joint model on, as the experiment does but with the joint
     loss, and keep the weights; says how many losses taught the predictor nothing."""
     config = settings.training
-    options = {"epochs": config.base_epochs, "rate": config.base_rate}
+    options = {"updates": config.base_updates, "rate": config.base_rate}
     if model is None:
-        model, options = load_joint(settings, seed), {"epochs": config.epochs, "rate": config.rate}
+        model, options = (
+            load_joint(settings, seed),
+            {"updates": config.updates, "rate": config.rate},
+        )
     options |= {"seed": seed, "objective": objective}
     metrics = train_and_test(folder, data, model, train, config, **options)
     write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))

@@ -111,17 +111,19 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class TrainingConfig(Section):
-    """Base training and the training that goes on from it after a query."""
+    """Base training, and the training after a query, which is as long for every cell."""
 
     batch: Count = 16  # utterances
-    # base model: passes over the base set, peak learning rate
-    base_epochs: Count = 24
-    base_rate: Positive = 2e-3
-    # after a query: passes over base + queried set, peak learning rate
-    epochs: Count = 6
-    rate: Positive = 1e-3
-    # ends early when the validation loss has not improved for this many passes
-    patience: Count = 4
+    # base model: updates, peak learning rate
+    base_updates: Count = 1000
+    base_rate: Positive = 5e-3
+    # after a query, whatever was queried: updates, peak learning rate; "on" goes on from the base
+    # model, "scratch" begins anew, with the base model's updates and rate before these
+    updates: Count = 700
+    rate: Positive = 2e-3
+    refit: Literal["on", "scratch"] = "on"
+    # the weights that are kept: their mean over this last share of the updates (0: the last ones)
+    average: Part = 0.2
     weight_decay: AtLeast0 = 1e-2
     clip: Positive = 5.0  # gradient norm
     # SpecAugment (Park et al. 2019): masks an utterance, widest mask
@@ -129,6 +131,19 @@ class TrainingConfig(Section):
     frequency_width: Whole = 8  # bins
     time_masks: Whole = 2
     time_width: Whole = 16  # frames
+
+
+@dataclass(frozen=True)
+class StudiesConfig(Section):
+    """What studies.py tries in the first scenario, with so many seeds at most."""
+
+    seeds: Count = 3
+    # trainings after a query that are so many times as long
+    factors: tuple[Positive, ...] = (0.25, 0.5, 1.0, 2.0)
+    # queries of so many percent, in rounds and in one batch
+    rounds: Count = 4
+    amount: Annotated[StrictInt | StrictFloat, Field(gt=0, lt=100)] = 20
+    strategies: Names = ("random", "entropy", "egl_renormalised")
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,8 @@ class Settings(Section):
     # the grid
     strategies: Names = ("random", "entropy", "pctc", "egl")
     query_percents: Percents = (10, 20, 30, 40)
+    # instead of percentages of the pool's utterances, if given: seconds of its audio
+    query_seconds: tuple[Positive, ...] = ()
     seeds: Count = 3
     # EGL: labelings from the beam search, how their sum is computed (gradients.METHODS), and from
     # how many directions
@@ -272,6 +289,7 @@ class Settings(Section):
     build: CorpusConfig = field(default_factory=CorpusConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    studies: StudiesConfig = field(default_factory=StudiesConfig)
     loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     aloe: AloeConfig = field(default_factory=AloeConfig)

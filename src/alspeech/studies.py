@@ -1,0 +1,116 @@
+"""What the experiment leaves open, tried once, in its first scenario: how long must a cell be
+trained, does it matter where it begins, and does it pay to query in rounds?
+
+    training.csv    cells trained for a quarter of the updates up to twice as many, and from scratch
+    rounds.csv      a query in rounds, each by the model of the round before, and in one batch
+
+Sequential queries are what Huang et al. (2016, § 5) leave to future work. Both ways of querying end
+with as many labels after as many updates in as many cycles of the learning rate, so that only the
+rounds differ.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+
+from . import experiment
+from .experiment import base_model, cell, check, read_scores, pool_scores  # noqa: F401
+from .model import DeepSpeech2
+from .querying import ALL, BASE, query, score, score_options
+from .speech import corpus
+from .tables import METRICS
+from .training import device, load_weights, train_and_test
+from .workshop.config import Settings
+from .workshop.provenance import publish
+from .workshop.steps import Step, in_parallel
+from .workshop.store import read_csv, torch_bytes, write_bytes, write_csv
+
+
+def longer(settings: Settings, refit: str, updates: int, *what) -> Step:
+    """A cell (strategy, amount, seed) after so many updates, going on or from scratch."""
+    training = replace(settings.training, refit=refit, updates=updates)
+    return cell(replace(settings, training=training), *what)
+
+
+def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> Step:
+    """One of a query's rounds: what is queried by then, and the model trained on with it.
+
+    ``how`` is "rounds": each queries its share of the pool by the model of the leg before; or
+    "batch": the first one queries it all. Folder: as :func:`experiment.base_model`'s, and
+    ``queried.csv``.
+    """
+    studies, config = settings.studies, settings.training
+    before = (
+        leg(settings, how, number - 1, strategy, seed) if number > 1 else base_model(settings, seed)
+    )
+    options = score_options(settings, strategy, seed)
+
+    def compute(folder: Path) -> dict:
+        data = corpus.prepare(settings)
+        model = load_weights(DeepSpeech2(settings.model, len(data.alphabet)).to(device()), before)
+        pool, chosen = data.split("pool"), []
+        if number > 1:
+            chosen = list(read_csv(before.folder() / "queried.csv")["utt_id"])
+        share = studies.amount / (studies.rounds if how == "rounds" else 1)
+        wanted = round(len(pool) * share * (number if how == "rounds" else 1) / 100) - len(chosen)
+        if wanted > 0:
+            left = pool[~pool["utt_id"].isin(chosen)]
+            scores = score(
+                model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
+                **options,
+            )  # fmt: skip
+            chosen += query(scores, 100 * wanted / len(left))
+        write_csv(folder / "queried.csv", pd.DataFrame({"utt_id": chosen}))
+        metrics = train_and_test(
+            folder, data, model, data.labelled(chosen), config, seed=seed + 1000 * number,
+            updates=config.updates // studies.rounds, rate=config.rate,
+        )  # fmt: skip
+        write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
+        return metrics | {"queried": len(chosen)}
+
+    given = {
+        "strategy": options, "amount": studies.amount, "rounds": studies.rounds,
+        "updates": config.updates, "rate": config.rate,
+    }  # fmt: skip
+    return Step(f"{strategy}-{how}-{number}-seed{seed}", compute, after=(before,), given=given)
+
+
+def _row(folder: Path, **what) -> dict:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {**what, **{name: metrics[name] for name in (*METRICS, "updates", "train_utterances")}}
+
+
+def run(settings: Settings) -> SimpleNamespace:
+    """The experiment, and both studies in its first scenario. Writes ``training.csv`` and
+    ``rounds.csv`` into ``results/<run>``; returns them as ``training`` and ``rounds``."""
+    experiment.run(settings)
+    begun, studies, config = time.perf_counter(), settings.studies, settings.training
+    seeds = range(min(studies.seeds, settings.seeds))
+    cells = [(BASE, 0), ("random", experiment.amounts(settings)[0]), (ALL, 100)]
+    longs = [("on", round(config.updates * factor)) for factor in studies.factors]
+    ways = [*longs, ("scratch", config.updates)]
+    tasks = [(*way, *what, seed) for way in reversed(ways) for what in cells for seed in seeds]
+    folders = in_parallel(longer, settings, tasks, "longer")
+    training = pd.DataFrame([
+        _row(folder, scenario=settings.scenario, refit=refit, strategy=strategy, query_percent=percent, seed=seed)
+        for folder, (refit, _, strategy, percent, seed) in zip(folders, tasks, strict=True)
+    ])  # fmt: skip
+    tasks = [
+        (how, studies.rounds, strategy, seed)
+        for strategy in studies.strategies for how in ("rounds", "batch") for seed in seeds
+    ]  # fmt: skip
+    legs = in_parallel(leg, settings, tasks, "rounds")
+    rounds = pd.DataFrame([
+        _row(folder, scenario=settings.scenario, strategy=strategy, how=how, rounds=count,
+             query_percent=studies.amount, seed=seed)
+        for folder, (how, count, strategy, seed) in zip(legs, tasks, strict=True)
+    ])  # fmt: skip
+    found = {"training": training, "rounds": rounds}
+    folder = publish(settings, found, "provenance_studies", [*folders, *legs], begun)
+    return SimpleNamespace(**found, folder=folder)
