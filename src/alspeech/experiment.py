@@ -22,7 +22,7 @@ from .model import DeepSpeech2
 from .querying import ALL, BASE, costly_first, query, score, score_options
 from .speech import corpus
 from .speech.text import ENGLISH
-from .statistics import comparisons
+from .statistics import AREA, MARGIN, comparisons
 from .training import device, load_weights, train_and_test
 from .workshop.config import Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
@@ -188,6 +188,7 @@ def check(settings: Settings) -> str:
     return "\n\n".join(f"{name}: {text}" for name, text in told.items())
 
 
+MEASURES = ("macro_wer", "wer", "unseen_wer", "cer", "ctc")  # the first is the endpoint's
 COLUMNS = ("kind", "accent", "speaker", "snr_db", "duration", "text")  # of the pool, in scores.csv
 
 
@@ -222,14 +223,15 @@ def run(settings: Settings) -> SimpleNamespace:
     tidy(settings)
     if settings.seeds == 1:
         print("one seed: curves without intervals, and nothing is decided", file=sys.stderr)
-    parts, folders = zip(
-        *(in_scenario(settings.on(name)) for name in settings.scenarios), strict=True
-    )
-    found = {
-        name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]
-    }
-    found["comparisons"] = comparisons(found["error_curves"], errors=found["cell_errors"])
-    folder = publish(settings, found, "provenance", sum(folders, []), begun)
+    done = [in_scenario(settings.on(name)) for name in settings.scenarios]
+    folders = [folder for _, some in done for folder in some]
+    found = {name: pd.concat([part[name] for part, _ in done], ignore_index=True)
+             for name in done[0][0]}  # fmt: skip
+    found["comparisons"] = comparisons(
+        found["error_curves"], metrics=MEASURES, endpoint=AREA, margin=MARGIN,
+        errors=found["cell_errors"],
+    )  # fmt: skip
+    folder = publish(settings, found, "provenance", folders, begun)
     return SimpleNamespace(
         curves=found["error_curves"], scores=found["scores"], comparisons=found["comparisons"],
         folder=folder,

@@ -17,14 +17,16 @@ import textwrap
 
 import pandas as pd
 
-from .statistics import MEAN, comparisons, holm, interval, paired_p, spearman, verdict
+from .statistics import AREA, MEAN, holm, interval, paired_p, spearman, verdict
 from .workshop.config import ROOT
 from .workshop.errors import UserError
 from .workshop.plots import METHOD_STYLE
 from .workshop.store import read_csv, write_text
 
-UNITS = {"ctc": "CTC loss", "cer": "CER", "wer": "WER"}
-MEASURES = ("wer", "cer", "ctc")
+UNITS = {
+    "ctc": "CTC loss", "cer": "CER", "wer": "WER", "macro_wer": "macro WER",
+    "unseen_wer": "WER of unseen words",
+}  # fmt: skip
 MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: by default, and more
 
 # ---------------------------------------------------------------- numbers and words
@@ -77,58 +79,78 @@ def judged(rows: list[dict]) -> pd.DataFrame:
 def cell(row, digits: int = 1) -> str:
     """A row of :func:`judged` or ``comparisons``: bold where a difference is left."""
     text = spread(row["difference"], row["low"], row["high"], digits)
-    return text if row["verdict"] == "no difference seen" else f"**{text}**"
+    return f"**{text}**" if row["verdict"] in ("better", "worse") else text
 
 
 # ---------------------------------------------------------------- methods against random
 
 
-def methods_of(curves: pd.DataFrame) -> list[str]:
-    return [s for s in curves["strategy"].unique() if s not in ("base", "all", "random")]
+DECIDED = ("better", "worse", "no difference")  # and else: not decided, no difference seen
 
 
-def against_random(curves: pd.DataFrame, metrics=MEASURES) -> str:
-    """The mean over percentages, a row a method; that of WER was decided on beforehand."""
-    methods = methods_of(curves)
-    table = comparisons(curves, methods, metrics).set_index(["query_percent", "method", "metric"])
-    rows = [[label(m), *(cell(table.loc[MEAN, m, k], 2) for k in metrics)] for m in methods]
-    return markdown(["mean over percentages, − random", *(UNITS[k] for k in metrics)], rows)
+def at(percent) -> str:
+    return f"{float(percent):g}" if _single(percent) else str(percent)
 
 
-def single(curves: pd.DataFrame, metrics=MEASURES) -> str:
-    """All methods at all percentages, and their means, in sentences that leave none out."""
-    methods = methods_of(curves)
-    table = comparisons(curves, methods, metrics)
-    mean = table["query_percent"] == MEAN
-    table, means = table[~mean], table[mean]
+def _single(percent) -> bool:
+    return str(percent) not in (MEAN, AREA)
+
+
+def ends(differences: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of ``comparisons`` of the endpoint that was decided on beforehand, and of single
+    percentages."""
+    single = differences["query_percent"].map(_single)
+    return differences[~single], differences[single]
+
+
+ENDPOINT = {
+    MEAN: "mean over percentages",
+    AREA: "area under the curve",
+}
+
+
+def against_random(differences: pd.DataFrame) -> str:
+    """The endpoint, a row a method; ``differences`` are rows of ``comparisons`` of one scenario."""
+    table = ends(differences)[0]
+    (endpoint,) = table["query_percent"].unique()
+    methods, metrics = table["method"].unique(), table["metric"].unique()
+    table = table.set_index(["method", "metric"])
+    rows = [[label(m), *(cell(table.loc[(m, k)], 2) for k in metrics)] for m in methods]
+    return markdown([f"{ENDPOINT[endpoint]}, − random", *(UNITS[k] for k in metrics)], rows)
+
+
+def single(differences: pd.DataFrame) -> str:
+    """All methods at all percentages, and the endpoint, in sentences that leave none out."""
+    whole, table = ends(differences)
+    methods, metrics = table["method"].unique(), table["metric"].unique()
     clear = (table["low"] > 0) | (table["high"] < 0)
-    percents = sorted(table["query_percent"].unique())
+    percents = sorted(map(float, table["query_percent"].unique()))
+    (endpoint,) = whole["query_percent"].unique()
     return (
         f"Of {len(table)} comparisons with random at single percentages "
-        f"({listed(map(label, methods))}; {listed(f'{p:g}' for p in percents)} %; "
+        f"({listed(map(label, methods))}; {listed(map(at, percents))} %; "
         f"{listed(UNITS[k] for k in metrics)}) {int(clear.sum())} have a 95 % interval without "
         f"zero; Holm's correction, of each measure's {len(table) // len(metrics)} together, "
-        f"{_left(table)} Of the means over percentages, corrected over the "
-        f"{len(methods)} methods, it {_left(means)}"
+        f"{_left(table)} Of the {ENDPOINT[endpoint]}, corrected over the "
+        f"{len(methods)} methods, it {_left(whole)}"
     )
 
 
 def _left(table: pd.DataFrame) -> str:
     """What a correction leaves of comparisons, all of it, the better and the worse."""
-    left = table[table["verdict"] != "no difference seen"]
-    if left.empty:
-        return "leaves none: *no difference seen*."
+    left = table[table["verdict"].isin(["better", "worse"])]
     said = []
-    for word in ("better", "worse"):
-        part = left[left["verdict"] == word]
+    for word in DECIDED:
+        part = table[table["verdict"] == word]
         where = []
         for (metric, method), found in part.groupby(["metric", "method"], sort=False):
-            at = [f"{p:g}" for p in found["query_percent"] if p != MEAN]
-            at = f" at {listed(at)} %" if at else ""
-            where.append(f"{label(method)} in {UNITS[metric]}{at}")
+            percents = [at(p) for p in found["query_percent"] if _single(p)]
+            percents = f" at {listed(percents)} %" if percents else ""
+            where.append(f"{label(method)} in {UNITS[metric]}{percents}")
         said += [f"*{word}*: {'; '.join(where)}"] if where else []
-    rest = "" if len(left) == len(table) else ". In the rest *no difference seen*"
-    return f"leaves {len(left)}: {'. '.join(said)}{rest}."
+    rest = sorted(set(table["verdict"]) - set(DECIDED))
+    said += [f"{'In the rest' if said else 'All the same'} *{word}*" for word in rest]
+    return f"leaves {len(left) or 'none'}: {'. '.join(said)}."
 
 
 def gain(curves: pd.DataFrame, metric: str) -> tuple[float, float, float]:
@@ -160,56 +182,6 @@ def provenance(run: str, name: str = "provenance") -> dict:
 def seeds(run: str) -> int:
     return len(provenance(run)["seeds"])
 
-
-# ---------------------------------------------------------------- README.md
-
-
-def main_run() -> str:
-    """What Figure 1 and Figure 2 show: the default run, and the one with more seeds."""
-    parts = []
-    for run, where in ((MAIN, "this figure"), (LONG, "`PRESET=reference`")):
-        curves = table(run, "error_curves")
-        parts += [
-            f"**{seeds(run)} seeds** ({where}). All labels of the pool take "
-            f"{spread(*gain(curves, 'wer'), sign=False)} points off the base model's word error "
-            f"rate. {single(curves)}",
-            against_random(curves),
-        ]
-    scores = table(MAIN, "scores")
-    pctc, egl = (spread(*rho(scores, name, "entropy"), 2, sign=False) for name in ("pctc", "egl"))
-    parts.append(
-        f"Of the rankings over {seeds(MAIN)} seeds, Spearman's ρ of pCTC and entropy is {pctc}, of "
-        f"EGL and entropy {egl}."
-    )
-    return "\n\n".join(parts)
-
-
-def paper() -> str:
-    """The paper's figures and table beside ours."""
-    curves, scores = table(MAIN, "error_curves"), table(MAIN, "scores")
-    printed = pd.read_csv(ROOT / "results" / "paper_table1.csv")
-    theirs = printed.pivot_table("wer", "query_percent", "strategy")
-    keys = ["metric", "method", "query_percent"]
-    every = comparisons(curves, methods_of(curves)).set_index(keys)
-    ends = {name: curves.loc[curves["strategy"] == name, "wer"].mean() for name in ("base", "all")}
-    link = {n: f"[{n}](notebooks/{n}_{name}.ipynb)" for n, name in NOTEBOOKS.items()}
-    wer = f"WER {ends['base']:.1f} % (base) to {ends['all']:.1f} % (all labels)"
-    won = spread(*gain(curves, "wer"), sign=False)
-    rows = [
-        ["Figure 1, error curves", link[3], f"{wer}, a gain of {won} points", "no such numbers"]
-    ]
-    for method in methods_of(curves):
-        what = f"Table 1, {label(method)} − random at 20 %, WER points"
-        ours = every.loc["wer", method, 20]
-        printed = number(theirs.loc[20, method] - theirs.loc[20, "random"], 2)
-        rows.append([what, link[3], f"{cell(ours, 2)}: {ours['verdict']}", f"{printed} (one run)"])
-    for figure, name, said in (("2a", "pctc", "on the diagonal"), ("2b", "egl", "off it")):
-        ours = spread(*rho(scores, name, "entropy"), 2, sign=False)
-        rows.append([f"Figure {figure}, ρ of {label(name)} and entropy", link[4], ours, said])
-    return markdown(["", "notebook", "ours (synthetic, laptop)", "the paper's"], rows, 9)
-
-
-NOTEBOOKS = {3: "error_curves", 4: "rankings"}
 
 # ---------------------------------------------------------------- results/README.md
 
@@ -255,14 +227,14 @@ def runs() -> str:
 
 
 def digits() -> str:
-    curves = table("fsdd-digits", "error_curves")
+    curves, differences = (table("fsdd-digits", n) for n in ("error_curves", "comparisons"))
     pool = int(curves.loc[curves["strategy"] == "all", "n_utterances"].iloc[0])
     mean = curves.groupby(["strategy", "query_percent"])["wer"].mean()
     percents = ", ".join(f"{p:g} %: {wer:.1f} %" for p, wer in mean["random"].items())
     return (
         f"WER falls from {mean['base', 0]:.1f} % (base) to {mean['all', 100]:.1f} % (all {pool} "
         f"strings of the pool); after random queries {percents}. Mean over {seeds('fsdd-digits')} "
-        f"seeds. {single(curves)}\n\n{against_random(curves)}"
+        f"seeds. {single(differences)}\n\n{against_random(differences)}"
     )
 
 
@@ -274,14 +246,15 @@ def recorded() -> str:
     parts = []
     for run, name in starts.items():
         curves, scores = table(run, "error_curves"), table(run, "scores")
+        differences = table(run, "comparisons")
         mean = curves.groupby("strategy")[["cer", "wer"]].mean()
         cer, wer = (f"{mean[m]['base']:.1f} to {mean[m]['all']:.1f} %" for m in ("cer", "wer"))
         pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
         parts += [
             f"**{name}**, {seeds(run)} seeds. From base to all of the pool CER falls from {cer}, "
-            f"WER from {wer}. {single(curves)} Spearman's ρ of pCTC and entropy is {pctc}, of EGL "
+            f"WER from {wer}. {single(differences)} Spearman's ρ of pCTC and entropy is {pctc}, of EGL "
             f"and entropy {egl}.",
-            against_random(curves),
+            against_random(differences),
         ]
     return "\n\n".join(parts)
 
@@ -332,22 +305,10 @@ def sizes() -> str:
     return markdown(["", "the paper", "`make figures`"], rows, 9)
 
 
-def early() -> str:
-    """How many cells ended before their last pass."""
-    parts = []
-    for run in dict.fromkeys(run for run, system, *_ in RUNS if not system):
-        curves, most = table(run, "error_curves"), provenance(run)["config"]["training"]["epochs"]
-        cells = curves[curves["strategy"] != "base"]
-        ended = int((cells["epochs"] < most).sum())
-        parts.append(f"{ended} of {len(cells)} cells of up to {most} passes in {run}")
-    return f"- **Ended early**, when the validation loss no longer fell: {listed(parts)}."
-
-
 # ---------------------------------------------------------------- passages
 
 PASSAGES = {
-    "main run": main_run, "paper": paper, "runs": runs, "digits": digits, "recorded": recorded,
-    "speed": speed, "sizes": sizes, "early": early,
+    "runs": runs, "digits": digits, "recorded": recorded, "speed": speed, "sizes": sizes,
 }  # fmt: skip
 FILES = ("README.md", "results/README.md")
 PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)

@@ -20,11 +20,11 @@ from types import SimpleNamespace
 import pandas as pd
 
 from . import experiment
-from .experiment import base_model, cell, check, read_scores, pool_scores  # noqa: F401
+from .experiment import base_model, cell, check  # noqa: F401  (the command asks for check)
 from .model import DeepSpeech2
 from .querying import ALL, BASE, query, score, score_options
 from .speech import corpus
-from .tables import METRICS
+from .tables import ALL_METRICS
 from .training import device, load_weights, train_and_test
 from .workshop.config import Settings
 from .workshop.provenance import publish
@@ -83,13 +83,17 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
 
 def _row(folder: Path, **what) -> dict:
     metrics = json.loads((folder / "metrics.json").read_text())
-    return {**what, **{name: metrics[name] for name in (*METRICS, "updates", "train_utterances")}}
+    return {
+        **what,
+        **{name: metrics[name] for name in (*ALL_METRICS, "updates", "train_utterances")},
+    }
 
 
 def run(settings: Settings) -> SimpleNamespace:
     """The experiment, and both studies in its first scenario. Writes ``training.csv`` and
-    ``rounds.csv`` into ``results/<run>``; returns them as ``training`` and ``rounds``."""
-    experiment.run(settings)
+    ``rounds.csv`` into ``results/<run>``; returns them as ``training`` and ``rounds``, beside what
+    the experiment returns."""
+    done = experiment.run(settings)
     begun, studies, config = time.perf_counter(), settings.studies, settings.training
     seeds = range(min(studies.seeds, settings.seeds))
     cells = [(BASE, 0), ("random", experiment.amounts(settings)[0]), (ALL, 100)]
@@ -97,9 +101,10 @@ def run(settings: Settings) -> SimpleNamespace:
     ways = [*longs, ("scratch", config.updates)]
     tasks = [(*way, *what, seed) for way in reversed(ways) for what in cells for seed in seeds]
     folders = in_parallel(longer, settings, tasks, "longer")
+    names = ("refit", "given", "strategy", "query_percent", "seed")
     training = pd.DataFrame([
-        _row(folder, scenario=settings.scenario, refit=refit, strategy=strategy, query_percent=percent, seed=seed)
-        for folder, (refit, _, strategy, percent, seed) in zip(folders, tasks, strict=True)
+        _row(folder, scenario=settings.scenario, **dict(zip(names, task, strict=True)))
+        for folder, task in zip(folders, tasks, strict=True)
     ])  # fmt: skip
     tasks = [
         (how, studies.rounds, strategy, seed)
@@ -112,5 +117,5 @@ def run(settings: Settings) -> SimpleNamespace:
         for folder, (how, count, strategy, seed) in zip(legs, tasks, strict=True)
     ])  # fmt: skip
     found = {"training": training, "rounds": rounds}
-    folder = publish(settings, found, "provenance_studies", [*folders, *legs], begun)
-    return SimpleNamespace(**found, folder=folder)
+    publish(settings, found, "provenance_studies", [*folders, *legs], begun)
+    return SimpleNamespace(**vars(done), **found)

@@ -98,9 +98,9 @@ def fit(
     that was saved, and ends with the bits of an undisturbed one (on a CPU; a GPU's sums are not
     reproducible to the bit in the first place).
 
-    Returns ``MEASURED`` rows (one an update, if there are fewer): ``update, train_loss`` (since the row before), ``validation_loss``
-    (nats an utterance, of the weights at that moment). Raises ``UserError`` when the loss is no
-    longer finite.
+    Returns ``MEASURED`` rows (one an update, if there are fewer): ``update, train_loss`` (since the
+    row before), ``validation_loss`` (nats an utterance, of the weights at that moment). Raises
+    ``UserError`` when the loss is no longer finite.
     """
     device = next(model.parameters()).device
     order = np.random.default_rng([seed, 1])
@@ -193,7 +193,7 @@ def train_and_test(
     test = data.split("test")
     tested = evaluate(model, data.store, test, data.alphabet, known=data.vocabulary)
     tested.to_csv(folder / "test.csv", index=False)
-    groups = test[data.group] if data.group in test else None
+    groups = test.get(data.group)
     return {
         **summarise(tested, groups), "updates": options["updates"], "train_utterances": len(train)
     }  # fmt: skip

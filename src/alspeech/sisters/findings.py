@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .. import findings
+from .. import findings, lessons
 from ..findings import (
     MAIN,
     against_random,
@@ -19,6 +19,7 @@ from ..findings import (
     table,
     tested,
 )  # fmt: skip
+from ..statistics import comparisons
 from ..tables import METRICS
 from .few_labels import ALL, MODES, RANDOM
 from .loss_prediction import qualities
@@ -34,6 +35,7 @@ def loss_prediction(variants: pd.DataFrame, predictions: pd.DataFrame, curves: p
     for row in qualities(predictions[predictions["variant"] == "joint"]).to_dict("records"):
         ends = [[row[f"{name}{end}"] for end in ("", "_low", "_high")] for name in QUALITIES]
         rows.append([label(row["predictor"]), *(spread(*x, 2, sign=False) for x in ends)])
+    differences = comparisons(curves)
     wide = variants.pivot_table(list(METRICS), "seed", "variant")
     price = judged([tested(wide[m, "joint"] - wide[m, "no_prediction"]) for m in METRICS])
     change = [
@@ -43,8 +45,8 @@ def loss_prediction(variants: pd.DataFrame, predictions: pd.DataFrame, curves: p
     return "\n\n".join([
         markdown(["true loss a token of unheard speakers", *QUALITIES.values()], rows),
         f"Joint training, against the same recogniser without the prediction: {listed(change)}.",
-        single(curves),
-        against_random(curves),
+        single(differences),
+        against_random(differences),
     ])  # fmt: skip
 
 
@@ -319,4 +321,4 @@ PASSAGES = {
 
 def write() -> list[str]:
     """Write every passage of README.md and results/README.md again; the pages that changed."""
-    return findings.write(findings.PASSAGES | PASSAGES)
+    return findings.write(findings.PASSAGES | lessons.PASSAGES | PASSAGES)

@@ -34,6 +34,14 @@ METHOD_STYLE = {
     "margin_logits": ("smallest margin, logits", "#D55E00", "d", (0, (1, 1))),
     "least_confidence_logits": ("least confidence, logits", "#009E73", "<", (0, (1, 1))),
     "largest_margin_logits": ("largest margin, logits", "#CC79A7", ">", (0, (1, 1))),
+    # what methods are held against, and oracles
+    "random_seconds": ("random seconds", "#666666", "o", (0, (1, 3))),
+    "random_clusters": ("random in clusters", "#666666", "X", (0, (3, 1, 1, 1))),
+    "longest": ("longest first", "#E69F00", ">", "--"),
+    "shortest": ("shortest first", "#E69F00", "<", "-."),
+    "oracle_gradient": ("oracle: true gradient", "#56B4E9", "D", "--"),
+    "oracle_loss": ("oracle: true loss", "#56B4E9", "s", "-."),
+    "oracle_groups": ("oracle: groups in turn", "#56B4E9", "*", "-"),
     # pseudo_labels.py
     "warm_up": ("after the warm-up", "#000000", "x", ":"),
     "supervised": ("labels only", "#000000", "o", ":"),
@@ -48,7 +56,13 @@ METHOD_STYLE = {
     "sampled_text": ("sampled, as text", "#56B4E9", "<", "--"),
     "sampled_frames": ("sampled, by frame", "#999999", ">", "-."),
 }
-METRIC_LABEL = {"ctc": "CTC loss (nats)", "cer": "CER (%)", "wer": "WER (%)"}
+METRIC_LABEL = {
+    "ctc": "CTC loss (nats)",
+    "cer": "CER (%)",
+    "wer": "WER (%)",
+    "macro_wer": "macro WER (%)",
+    "unseen_wer": "WER of unseen words (%)",
+}
 
 # the first of these that is installed draws what Matplotlib's own font lacks
 CHINESE_FONTS = (
@@ -135,6 +149,85 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     return ax
 
 
+def plot_differences(ax: Axes, differences: pd.DataFrame) -> Axes:
+    """The difference to random of every method in every scenario: mean and 95 % interval.
+
+    ``differences`` are the rows of comparisons.csv of one metric and one percentage, or the area. A
+    filled marker: the difference is left after Holm's correction. Left of zero is better.
+    """
+    scenarios = list(differences["scenario"].unique())
+    methods = _by_method(differences, "method")
+    for offset, (method, rows) in zip(
+        np.linspace(-0.3, 0.3, max(2, len(methods))), methods, strict=False
+    ):
+        style = _style(method) | {"linestyle": "none"}
+        for left, part in rows.groupby(rows["verdict"].isin(["better", "worse"])):
+            at = part["scenario"].map(scenarios.index) + offset
+            spread = [part["difference"] - part["low"], part["high"] - part["difference"]]
+            ax.errorbar(
+                part["difference"], at, xerr=spread, capsize=2, elinewidth=0.8, markersize=4,
+                **style | {"label": None}, markerfacecolor=style["color"] if left else "white",
+            )  # fmt: skip
+        ax.plot([], [], **style)
+    ax.axvline(0, color="0.45", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(scenarios)), [name.replace("_", " ") for name in scenarios])
+    ax.set(ylim=(len(scenarios) - 0.5, -0.5))
+    for y in range(1, len(scenarios)):
+        ax.axhline(y - 0.5, color="0.9", linewidth=0.6, zorder=0)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def plot_map(ax: Axes, table: pd.DataFrame, text: pd.DataFrame, limit: float = 50) -> Axes:
+    """Numbers of scenarios (rows) and methods (columns), each with its text; blue is more."""
+    shown = table.clip(-limit, limit).to_numpy(dtype=float)
+    ax.imshow(shown, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", alpha=0.75)
+    for (row, column), words in np.ndenumerate(text.to_numpy()):
+        ax.text(column, row, words, ha="center", va="center", fontsize=7)
+    ax.set_xticks(range(table.shape[1]), [METHOD_STYLE[name][0] for name in table.columns])
+    ax.set_yticks(range(table.shape[0]), [name.replace("_", " ") for name in table.index])
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize=7)
+    ax.grid(False)
+    return ax
+
+
+def plot_longer(ax: Axes, training: pd.DataFrame, metric: str = "macro_wer") -> Axes:
+    """Error against the length of a training: mean and 95 % interval of each cell of training.csv;
+    hollow: from scratch."""
+    colours = {"base": "0.45", "random": "#000000", "all": "#0072B2"}
+    for strategy, rows in training.groupby("strategy", sort=False):
+        for refit, part in rows.groupby("refit", sort=False):
+            by = part.groupby("updates")[metric]
+            mean, low, high = _means(by)
+            label = {"base": "base data alone", "all": "all of the pool"}.get(strategy, strategy)
+            scratch = refit == "scratch"
+            ax.errorbar(
+                list(by.groups), mean, [mean - low, high - mean], capsize=2, marker="o",
+                color=colours.get(strategy, "#D55E00"), linestyle="none" if scratch else "-",
+                markerfacecolor="white" if scratch else None,
+                label=None if scratch else label,
+            )  # fmt: skip
+    ax.set(xlabel="updates of the training", ylabel=METRIC_LABEL[metric])
+    ax.legend()
+    return ax
+
+
+def plot_rounds(ax: Axes, rounds: pd.DataFrame, metric: str = "macro_wer") -> Axes:
+    """Error after a query in one batch and in rounds, a line a seed, by strategy; rows of
+    rounds.csv."""
+    names = [name for name, _ in _by_method(rounds, "strategy")]
+    for number, name in enumerate(names):
+        part = rounds[rounds["strategy"] == name].pivot(index="seed", columns="how", values=metric)
+        at = np.array([number - 0.18, number + 0.18])
+        ax.plot(at, part[["batch", "rounds"]].T, color="0.7", linewidth=0.8)
+        ax.plot(at, part[["batch", "rounds"]].mean(), marker="o", color=_style(name)["color"])
+    ax.set_xticks(range(len(names)), [f"{METHOD_STYLE[name][0]}\nbatch → rounds" for name in names])
+    ax.set(ylabel=METRIC_LABEL[metric])
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
 def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
     """Figure 2: an utterance's rank by method ``y`` against its rank by method ``x``.
 
@@ -189,14 +282,14 @@ def plot_predicted_loss(ax: Axes, table: pd.DataFrame, predictor: str) -> Axes:
 
 
 def plot_history(ax: Axes, history: pd.DataFrame) -> Axes:
-    """Training and validation loss by pass; ``history`` as fit() returns it, with ``seed``."""
+    """Training and validation loss; ``history`` as fit() returns it, with ``seed``."""
     for column, label, colour in (
         ("train_loss", "training (masked input)", "0.6"),
         ("validation_loss", "validation", "#0072B2"),
     ):
-        ax.plot(history.pivot(index="epoch", columns="seed", values=column), color=colour)
+        ax.plot(history.pivot(index="update", columns="seed", values=column), color=colour)
         ax.lines[-1].set_label(label)
-    ax.set(xlabel="pass over the base set", ylabel=METRIC_LABEL["ctc"], ylim=(0, None))
+    ax.set(xlabel="update", ylabel=METRIC_LABEL["ctc"], ylim=(0, None))
     ax.legend()
     return ax
 

@@ -1,0 +1,289 @@
+"""What README.md and notebook 8 say of the scenarios: sentences from tables, as findings.py has them.
+
+``differences`` are rows of comparisons.csv, ``curves`` of error_curves.csv, ``scores`` of scores.csv.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pandas as pd
+
+from .claims import claims
+from .findings import (
+    LONG,
+    MAIN,
+    UNITS,
+    against_random,
+    at,
+    cell,
+    ends,
+    gain,
+    judged,
+    label,
+    listed,
+    markdown,
+    number,
+    rho,
+    seeds,
+    single,
+    spread,
+    table,
+    tested,
+)  # fmt: skip
+from .querying import ALL, BASE
+from .statistics import interval
+from .workshop.config import ROOT, Settings, load_scenario
+
+PRIMARY = "macro_wer"
+
+
+def name(scenario: str) -> str:
+    return f"*{scenario.replace('_', ' ')}*"
+
+
+def of(frame: pd.DataFrame, scenario: str) -> pd.DataFrame:
+    return frame[frame["scenario"] == scenario]
+
+
+# ---------------------------------------------------------------- notebook 8
+
+
+def in_scenarios(differences: pd.DataFrame) -> list[str]:
+    """Of every scenario, a paragraph that leaves no comparison out."""
+    names = differences["scenario"].unique()
+    return [f"**{name(one)}.** {single(of(differences, one))}" for one in names]
+
+
+def savings(saved: pd.DataFrame, methods: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Numbers and texts of a map of label savings, scenarios by methods, in percent; ``saved`` are
+    rows of ``statistics.saving_interval`` with their ``method``, of one query percentage."""
+    scenarios = list(saved["scenario"].unique())
+    by = saved.set_index(["scenario", "method"])
+
+    def text(row) -> str:
+        value, low, high = (_percent(row[x]) for x in ("median", "low", "high"))
+        return (
+            value
+            if row["low"] == float("-inf") and row["high"] == 1
+            else f"{value}\n[{low}, {high}]"
+        )
+
+    value = by["median"].unstack().reindex(scenarios)[methods] * 100
+    texts = by.apply(text, axis=1).unstack().reindex(scenarios)[methods]
+    return value, texts
+
+
+def _percent(share: float) -> str:
+    if share in (float("inf"), float("-inf")):
+        return "−∞" if share < 0 else "∞"
+    return f"{number(100 * share, 0)} %"
+
+
+def bought(scores: pd.DataFrame, settings: Settings, percent: float) -> pd.DataFrame:
+    """The share of each group (of the scenario's macro WER, as far as the pool has it as a column)
+    in the pool, and in what each method queries first; mean over seeds."""
+    rows = {}
+    for scenario, part in scores.groupby("scenario", sort=False):
+        column = load_scenario(scenario).group
+        if column not in part:
+            continue
+        found = {"pool": part[column].value_counts(normalize=True)}
+        for strategy in settings.strategies:
+            order = part.groupby("seed")[strategy].rank(ascending=False, pct=True)
+            found[label(strategy)] = part.loc[order <= percent / 100, column].value_counts(
+                normalize=True
+            )
+        rows |= {(scenario, group): row for group, row in pd.DataFrame(found).T.items()}
+    return pd.DataFrame(rows).T.fillna(0).rename_axis(["scenario", "group"])
+
+
+RULES = (  # which scenarios it is about, whether a query should pay there, and why
+    (("rare_topics", "rare_accents", "long_tail"), "better",
+     "Where the test asks for what is rare in the pool, uncertainty finds it"),
+    (("junk", "unintelligible"), "worse",
+     "Where part of the pool is nothing that can be learned, uncertainty buys that"),
+    (("even", "large_pool"), "no difference",
+     "Where base, pool and test are drawn alike, it hardly matters"),
+)  # fmt: skip
+
+
+def rules(differences: pd.DataFrame) -> list[str]:
+    """Rules of thumb, each with what supports it and what speaks against it: every method's
+    verdict in the area under the curve of macro WER."""
+    area = ends(differences)[0]
+    area, said = area[area["metric"] == PRIMARY], []
+    for scenarios, expected, rule in RULES:
+        rows = area[area["scenario"].isin(scenarios)]
+        if rows.empty:
+            continue
+        against = {"better": "worse", "worse": "better"}.get(expected)
+        hits = rows[rows["verdict"] == expected]
+        misses = rows[rows["verdict"].isin([against] if against else ["better", "worse"])]
+        text = f"**{rule}** ({listed(map(name, rows['scenario'].unique()))}): *{expected}* in "
+        text += f"{len(hits)} of {len(rows)} comparisons of a method with random"
+        text += f" ({_told(hits)})" if len(hits) else ""
+        text += f"; counter-examples: {_told(misses)}" if len(misses) else "; no counter-example"
+        open_ = len(rows) - len(hits) - len(misses)
+        said.append(f"{text}; {open_} neither." if open_ else f"{text}.")
+    return said
+
+
+def _told(rows: pd.DataFrame) -> str:
+    return "; ".join(
+        f"{label(row.method)} in {name(row.scenario)} "
+        f"{spread(row.difference, row.low, row.high)}" for row in rows.itertuples()
+    )  # fmt: skip
+
+
+def lengths(training: pd.DataFrame) -> str:
+    """How much the macro WER of each cell of training.csv still changes with its length."""
+    on, said = training[training["refit"] == "on"], []
+    lengths = sorted(on["updates"].unique())
+    for strategy, part in on.groupby("strategy", sort=False):
+        wide = part.pivot(index="seed", columns="updates", values=PRIMARY)
+        steps = [
+            f"{spread(*interval(wide[b] - wide[a]))} from {a:,} to {b:,}"
+            for a, b in zip(lengths[:-1], lengths[1:], strict=True)
+        ]
+        said.append(f"{CELLS.get(strategy, label(strategy))}: {listed(steps)}")
+    scratch = training[training["refit"] == "scratch"]
+    for strategy, part in scratch.groupby("strategy", sort=False):
+        given = part["given"].iloc[0]
+        same = on[(on["strategy"] == strategy) & (on["updates"] == given)].set_index("seed")[
+            PRIMARY
+        ]
+        d = interval(part.set_index("seed")[PRIMARY] - same)
+        said.append(
+            f"{CELLS.get(strategy, label(strategy))} from scratch, against going on: {spread(*d)}"
+        )
+    return f"Points of macro WER by the length of a training, in updates. {'. '.join(said)}."
+
+
+CELLS = {BASE: "base data alone", ALL: "all labels", "random": "a random query"}
+
+
+def in_rounds(rounds: pd.DataFrame) -> str:
+    """A query in rounds less one in a batch, of rounds.csv, all strategies as one family."""
+    rows, names = [], []
+    for strategy, part in rounds.groupby("strategy", sort=False):
+        wide = part.pivot(index="seed", columns="how", values=PRIMARY)
+        rows.append(tested(wide["rounds"] - wide["batch"]))
+        names.append(label(strategy))
+    table = judged(rows)
+    said = [
+        f"{who} {cell(row)} ({row['verdict']})"
+        for who, row in zip(names, table.to_dict("records"), strict=True)
+    ]
+    return (
+        f"{rounds['rounds'].iloc[0]} rounds less one batch, {rounds['query_percent'].iloc[0]:g} % "
+        f"queried in all, points of macro WER: {listed(said)}."
+    )
+
+
+# ---------------------------------------------------------------- README.md
+
+
+@functools.cache
+def run_tables(run: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return table(run, "error_curves"), table(run, "comparisons")
+
+
+def main_run() -> str:
+    """What Figure 1 and Figure 2 show, by default: which scenario, and what is left of it."""
+    curves, differences = run_tables(MAIN)
+    (scenario,) = curves["scenario"].unique()
+    scores = table(MAIN, "scores")
+    pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
+    updates = listed(f"{n:,}" for n in sorted(curves["updates"].unique()))
+    return "\n\n".join([
+        f"**{name(scenario)}, {seeds(MAIN)} seeds** (this figure): {load_scenario(scenario).about} "
+        f"Every cell is trained for {updates} updates. All labels of the pool take "
+        f"{spread(*gain(curves, PRIMARY), sign=False)} points off the macro WER of a model that goes "
+        f"on with the base data alone. {single(differences)}",
+        against_random(differences),
+        f"Of the rankings, Spearman's ρ of pCTC and entropy is {pctc}, of EGL and entropy {egl}.",
+    ])  # fmt: skip
+
+
+def map_() -> str:
+    """Every method against random in every scenario of the long run."""
+    curves, differences = run_tables(LONG)
+    area = ends(differences)[0]
+    area = area[area["metric"] == PRIMARY].set_index(["scenario", "method"])
+    methods = area.index.unique("method")
+    rows = []
+    for scenario in curves["scenario"].unique():
+        part = of(curves, scenario).groupby("strategy")[PRIMARY].mean()
+        rows.append([
+            name(scenario), f"{part[BASE]:.1f}", f"{part[ALL]:.1f}",
+            *(cell(area.loc[(scenario, m)]) for m in methods),
+        ])  # fmt: skip
+    head = ["scenario", "base", "all labels", *(f"{label(m)} − random" for m in methods)]
+    every = "\n\n".join(rules(differences))
+    return f"{seeds(LONG)} seeds.\n\n{markdown(head, rows)}\n\n{every}"
+
+
+def of_claims() -> str:
+    """Each of the paper's claims in each scenario."""
+    curves, _ = run_tables(LONG)
+    found = claims(curves, table(LONG, "scores"), metrics=(PRIMARY,))
+    scenarios, rows = list(curves["scenario"].unique()), []
+    for (claim, text), part in found.groupby(["claim", "text"]):
+        by = part.set_index("scenario")
+        rows.append([f"({claim}) {text}", *(_decided(by.loc[one]) for one in scenarios)])
+    return markdown(["the paper", *map(name, scenarios)], rows, 9)
+
+
+def _decided(row) -> str:
+    shown = spread(row["value"], row["low"], row["high"], 2)
+    return f"**{row['decision']}** {shown}" if row["value"] == row["value"] else row["decision"]
+
+
+def scenarios() -> str:
+    """What each scenario of the long run is."""
+    rows = [
+        [name(one), load_scenario(one).about] for one in run_tables(LONG)[0]["scenario"].unique()
+    ]
+    return markdown(["scenario", "how base, pool and test are drawn"], rows, 9)
+
+
+def of_studies() -> str:
+    return f"{lengths(table(LONG, 'training'))}\n\n{in_rounds(table(LONG, 'rounds'))}"
+
+
+def paper() -> str:
+    """The paper's figures and table beside ours, all percentages that both have."""
+    curves, differences = run_tables(MAIN)
+    scores = table(MAIN, "scores")
+    printed = pd.read_csv(ROOT / "results" / "paper_table1.csv")
+    theirs = printed.pivot_table("wer", "query_percent", "strategy")
+    single = ends(differences)[1]
+    every = single.assign(query_percent=single["query_percent"].map(at))
+    every = every.set_index(["metric", "method", "query_percent"])
+    first, last = (curves.loc[curves["strategy"] == one, "wer"].mean() for one in (BASE, ALL))
+    link = {n: f"[{n}](notebooks/{n}_{stem}.ipynb)" for n, stem in NOTEBOOKS.items()}
+    wer = f"WER {first:.1f} % (base data alone) to {last:.1f} % (all labels)"
+    won = spread(*gain(curves, "wer"), sign=False)
+    rows = [
+        ["Figure 1, error curves", link[3], f"{wer}, a gain of {won} points", "no such numbers"]
+    ]
+    for method in [name for name in theirs if name in set(differences["method"])]:
+        for percent in [p for p in theirs.index if ("wer", method, at(p)) in every.index]:
+            what = f"Table 1, {label(method)} − random at {at(percent)} %, WER points"
+            ours = every.loc[("wer", method, at(percent))]
+            said = number(theirs.loc[percent, method] - theirs.loc[percent, "random"], 2)
+            rows.append([what, link[3], f"{cell(ours, 2)}: {ours['verdict']}", f"{said} (one run)"])
+    for figure, method, said in (("2a", "pctc", "on the diagonal"), ("2b", "egl", "off it")):
+        ours = spread(*rho(scores, method, "entropy"), 2, sign=False)
+        rows.append([f"Figure {figure}, ρ of {label(method)} and entropy", link[4], ours, said])
+    return markdown(["", "notebook", "ours (synthetic, laptop)", "the paper's"], rows, 9)
+
+
+NOTEBOOKS = {3: "error_curves", 4: "rankings"}
+
+
+PASSAGES = {
+    "main run": main_run, "paper": paper, "map": map_, "claims": of_claims,
+    "scenarios": scenarios, "studies": of_studies,
+}  # fmt: skip
