@@ -252,8 +252,8 @@ def recorded() -> str:
         pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
         parts += [
             f"**{name}**, {seeds(run)} seeds. From base to all of the pool CER falls from {cer}, "
-            f"WER from {wer}. {single(differences)} Spearman's ρ of pCTC and entropy is {pctc}, of EGL "
-            f"and entropy {egl}.",
+            f"WER from {wer}. {single(differences)} Spearman's ρ of pCTC and entropy is {pctc}, "
+            f"of EGL and entropy {egl}.",
             against_random(differences),
         ]
     return "\n\n".join(parts)

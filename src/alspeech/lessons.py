@@ -1,6 +1,7 @@
-"""What README.md and notebook 8 say of the scenarios: sentences from tables, as findings.py has them.
+"""What README.md and notebook 8 say of the scenarios: sentences from tables, as in findings.py.
 
-``differences`` are rows of comparisons.csv, ``curves`` of error_curves.csv, ``scores`` of scores.csv.
+``curves`` are rows of error_curves.csv, ``differences`` of comparisons.csv, ``scores`` of
+scores.csv.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from .claims import claims
 from .findings import (
     LONG,
     MAIN,
-    UNITS,
     against_random,
     at,
     cell,
@@ -199,8 +199,8 @@ def main_run() -> str:
     return "\n\n".join([
         f"**{name(scenario)}, {seeds(MAIN)} seeds** (this figure): {load_scenario(scenario).about} "
         f"Every cell is trained for {updates} updates. All labels of the pool take "
-        f"{spread(*gain(curves, PRIMARY), sign=False)} points off the macro WER of a model that goes "
-        f"on with the base data alone. {single(differences)}",
+        f"{spread(*gain(curves, PRIMARY), sign=False)} points off the macro WER of a model that "
+        f"goes on with the base data alone. {single(differences)}",
         against_random(differences),
         f"Of the rankings, Spearman's ρ of pCTC and entropy is {pctc}, of EGL and entropy {egl}.",
     ])  # fmt: skip

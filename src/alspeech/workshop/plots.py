@@ -149,7 +149,7 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     return ax
 
 
-def plot_differences(ax: Axes, differences: pd.DataFrame) -> Axes:
+def plot_against_random(ax: Axes, differences: pd.DataFrame) -> Axes:
     """The difference to random of every method in every scenario: mean and 95 % interval.
 
     ``differences`` are the rows of comparisons.csv of one metric and one percentage, or the area. A
