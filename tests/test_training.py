@@ -1,18 +1,16 @@
 """Model, training, metrics, querying."""
 
-import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import torch
-from conftest import REPOSITORY, TINY, manifest_of, tiny_batch, tiny_model
+from conftest import TINY, manifest_of, tiny_batch, tiny_model
 from test_decoding import all_labelings, posterior
 
-from alspeech import experiment, metrics, statistics, training
+from alspeech import experiment, metrics, training
 from alspeech.acquisition import ACQUISITIONS
 from alspeech.ctc import ctc_losses
 from alspeech.model import DeepSpeech2, count_parameters
@@ -195,108 +193,6 @@ def test_evaluation_does_not_depend_on_the_batch_size(store):
     frames = [metrics.evaluate(model, store, manifest, ABC, batch=size) for size in (1, 7)]
     assert list(frames[0]["utt_id"]) == list(manifest["utt_id"])
     assert np.allclose(frames[0]["ctc"], frames[1]["ctc"], rtol=1e-5)
-
-
-def test_spearman_is_that_of_scipy():
-    x, y = [3.0, 1.0, 1.0, 8.0, 2.5], [1.0, 2.0, 2.0, 9.0, 2.0]
-    assert statistics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-12)
-    assert statistics.spearman([1, 2, 3], [5, 7, 700]) == pytest.approx(1)
-
-
-def test_interval_is_students():
-    mean, low, high = statistics.interval([1.0, 2.0, 3.0])
-    assert mean == 2 and high - mean == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
-    assert high - mean == pytest.approx(mean - low)
-    assert math.isnan(statistics.interval([1.0])[1])
-
-
-def curves(wer: dict) -> pd.DataFrame:
-    rows = [
-        {"strategy": s, "query_percent": q, "seed": seed, "wer": value + 0.1 * seed}
-        for (s, q), value in wer.items()
-        for seed in range(3)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_differences_are_paired_by_seed():
-    frame = curves({("egl", 10): 20.0, ("random", 10): 21.0})
-    mean, row = statistics.paired_difference(frame, "egl", "random", "wer").to_dict("records")
-    assert mean["query_percent"] == "mean" and mean["difference"] == row["difference"]
-    assert row["difference"] == pytest.approx(-1)  # the seeds' offsets cancel
-    assert statistics.verdict(row["low"], row["high"]) == "better"
-
-
-def test_p_is_that_of_the_paired_t_test():
-    rng = np.random.default_rng(0)
-    for n in (2, 3, 10):
-        values = rng.normal(0.5, 1, n)
-        expected = scipy.stats.ttest_1samp(values, 0).pvalue
-        assert statistics.paired_p(values) == pytest.approx(expected, rel=1e-9)
-    assert statistics.paired_p([0.0, 0.0, 0.0]) == 1 and statistics.paired_p([1.0]) == 1
-    assert statistics.paired_p([1.0, 1.0, 1.0]) == 0
-
-
-def test_holm_is_the_closed_test_with_bonferroni():
-    """A hypothesis is rejected if every intersection that holds it is: brute force over subsets."""
-    rng = np.random.default_rng(0)
-    for size in (1, 2, 5):
-        p = pd.Series(rng.uniform(0, 0.3, size), index=rng.permutation(size))
-        subsets = [
-            list(part) for n in range(1, size + 1) for part in itertools.combinations(p.index, n)
-        ]
-        for name, corrected in statistics.holm(p).items():
-            closed = max(min(1, len(part) * p[part].min()) for part in subsets if name in part)
-            assert corrected == pytest.approx(closed)
-
-
-def test_comparisons_are_all_there_and_corrected_by_family():
-    rng, rows = np.random.default_rng(0), []
-    for seed in range(8):
-        for percent in (10, 20):
-            for name, gain in (("random", 0), ("egl", 3), ("entropy", 0)):
-                wer = 20 - gain + 0.3 * rng.normal()
-                rows.append({"strategy": name, "query_percent": percent, "seed": seed, "wer": wer,
-                             "cer": rng.normal()})  # fmt: skip
-    table = statistics.comparisons(pd.DataFrame(rows), ("egl", "entropy"), ("cer", "wer"))
-    assert len(table) == 2 * 2 * 3  # measures, methods, two percentages and their mean
-    wer = table[table["metric"] == "wer"].set_index(["method", "query_percent"])
-    assert (wer.loc["egl", "verdict"] == "better").all()
-    assert (wer.loc["entropy", "verdict"] == "no difference seen").all()
-    single = wer[[percent != "mean" for _, percent in wer.index]]
-    pd.testing.assert_series_equal(
-        single["p_holm"], statistics.holm(single["p"]), check_names=False, check_like=True
-    )
-    mean = wer["difference"].unstack()
-    np.testing.assert_allclose(mean["mean"], mean[[10, 20]].mean(axis=1))
-    # an interval without zero is not enough
-    assert statistics.verdict(-2.0, -1.0, p=0.06) == "no difference seen"
-    assert statistics.verdict(-2.0, -1.0, p=0.04) == "better"
-
-
-@pytest.mark.parametrize("low, high, words", [
-    (-2, -1, "better"), (-1, 1, "no difference seen"), (1, 2, "worse"),
-    (float("nan"), float("nan"), "no difference seen"),
-])  # fmt: skip
-def test_an_interval_that_holds_zero_shows_no_difference(low, high, words):
-    assert statistics.verdict(low, high) == words
-
-
-def test_label_saving_by_hand():
-    wer = {("base", 0): 30.0, ("random", 10): 26.0, ("random", 20): 22.0, ("egl", 10): 24.0}
-    saving = statistics.label_saving(curves(wer), "egl", "wer")
-    assert saving["random_percent"].tolist() == pytest.approx([15.0] * 3)
-
-
-def test_label_saving_is_unknown_beyond_randoms_curve():
-    wer = {("base", 0): 30.0, ("random", 10): 26.0, ("egl", 10): 24.0}
-    assert statistics.label_saving(curves(wer), "egl", "wer")["random_percent"].isna().all()
-
-
-def test_the_paper_saves_forty_percent_of_the_labels_not_fifty():
-    paper = pd.read_csv(REPOSITORY / "results" / "paper_table1.csv").assign(seed=0)
-    saving = statistics.label_saving(paper, "egl", "wer").set_index("query_percent")
-    assert saving.loc[20, "random_percent"] == pytest.approx(33.4, abs=0.1)
 
 
 # ---------------------------------------------------------------- score → rank → query
