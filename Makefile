@@ -1,5 +1,5 @@
-# make help lists the targets. PRESET, CORPUS and DATA choose the run, SUBSET what data downloads, N, KILLS
-# and SEED how much fuzz and soak try.
+# make help lists the targets. PRESET, CORPUS, DATA and SCENARIO choose the run, SUBSET what data downloads, N,
+# KILLS and SEED how much fuzz and soak try.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -9,14 +9,15 @@ PYTHON ?= python3
 PRESET ?= laptop
 CORPUS ?= synthetic
 DATA   ?=
+SCENARIO ?=
 SUBSET ?=
 N      ?= 1000
 KILLS  ?= 100
 SEED   ?= 0
-RUN    := $(CORPUS)-$(PRESET)
+RUN    := $(CORPUS)-$(PRESET)$(if $(SCENARIO),-$(SCENARIO))
 OUT    := build/$(RUN)
 PY     := .venv/bin/python
-WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)"
+WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)" --scenario "$(SCENARIO)"
 
 # the systems, each a target of that name below; its notebooks, figures and tables
 SYSTEMS := figures loss-prediction pseudo-labels aloe
@@ -40,7 +41,7 @@ lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORC
 
 .PHONY: help $(SYSTEMS) check data all test fuzz soak findings lint lab bench clean distclean
 help: ## list the targets
-	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [DATA=path] [SUBSET=name]'
+	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands|esc10|vocalsound]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-17s%s\n", $$1, $$2}'
 
@@ -88,7 +89,7 @@ distclean: clean ## remove the installation, too
 	rm -rf .venv
 
 # ---- how things are made
-SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyle) configs/$(PRESET).yaml)
+SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyle) configs/$(PRESET).yaml configs/scenarios.yaml)
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \

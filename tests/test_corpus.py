@@ -104,17 +104,6 @@ def test_noise_is_as_coloured_as_told():
     assert np.mean(noise**2) == pytest.approx(1)
 
 
-def test_the_clean_base_set_has_one_accent_and_no_silence():
-    config = replace(SMALL, base_distribution="clean")
-    base = synthesis.draw_manifest(config).query("split == 'base'")
-    assert set(base["accent"]) == {"en-us"} and not set(base["kind"]) & {"silence", "filler"}
-
-
-def test_an_unknown_distribution_names_the_valid_ones():
-    with pytest.raises(UserError, match="'loud'.*mixed, clean"):
-        synthesis.draw_manifest(replace(SMALL, pool_distribution="loud"))
-
-
 def test_no_espeak_library_is_one_line_with_the_way_out(monkeypatch):
     import sys
 

@@ -21,7 +21,7 @@ from alspeech import experiment
 from alspeech.sisters import aloe, loss_prediction, pseudo_labels
 from alspeech.speech import clips, corpus, readers
 from alspeech.workshop import sources, steps
-from alspeech.workshop.config import load_settings
+from alspeech.workshop.config import Draw, load_settings
 from alspeech.workshop.errors import UserError
 from alspeech.workshop.steps import Step
 
@@ -59,6 +59,7 @@ def edit(monkeypatch):
 # modules that steps run and that are not in their keys
 LEFT_OUT = {
     "workshop.config": "its values are in the keys (test_every_setting_that_is_read…)",
+    "workshop.scenarios": "its values are, too",
     "workshop.errors": "says what is wrong, and ends the step",
     "workshop.processes": "how many processes, and how they end",
     "workshop.sources": "finds keys",
@@ -278,13 +279,17 @@ NOT_NEEDED |= dict.fromkeys(("prior", "sampled"), dict.fromkeys(FREE[1:], "regim
 def other(value):
     """Another value of the same kind."""
     words = {"lstm": "gru", "log-mel": "spectrogram", "en": "cmn", "english": "learned"}
-    words |= {"mixed": "clean", "ranking": "smooth_l1", "token": "utterance", "": "house"}
+    words |= {"ranking": "smooth_l1", "token": "utterance", "": "house"}
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
         return value + 1
     if isinstance(value, str):
         return words.get(value, f"{value}-")
+    if value is None or isinstance(value, Draw):
+        return Draw(pause=1.0)
+    if value == ():  # a scenario's sizes, and groups
+        return (("pool", 7),)
     if dataclasses.is_dataclass(value):
         return dataclasses.replace(value, seed=9) if hasattr(value, "seed") else value
     if value and isinstance(value[0], str):
@@ -308,6 +313,8 @@ def test_every_setting_that_is_read_changes_the_key(house, name):
         change = {field: other(getattr(old, field))}
         if field in ("language", "alphabet"):  # of the embedded corpus: one goes with the other
             change = {"language": "cmn", "alphabet": "learned"}
+        if field in ("column", "groups"):  # so do these
+            change = {"group": "who", "column": "speaker", "groups": (("one", ("ada",)),)}
         new = dataclasses.replace(old, **change)
         changed = dataclasses.replace(settings, **{section: new}) if section else new
         if house.step(name, changed).key == step.key:
@@ -434,12 +441,14 @@ def test_whatever_a_list_says_of_an_utterance_is_in_the_key_of_its_corpus(
 @pytest.mark.parametrize("file, old, new", [
     ("text", "a yes", "a no "), ("utt2spk", "a ada", "a eve"), ("spk2gender", "ada f", "ada m"),
     ("segments", "a r 0.0 1", "a r 0.1 1"), ("wav.scp", "r x.wav", "r y.wav"),
+    ("spk2age", "ada 31", "ada 13"),
 ])  # fmt: skip
 def test_whatever_a_kaldi_directory_says_is_in_the_key_of_its_corpus(tmp_path, file, old, new):
     for name in "xy":  # of equal size and time
         tone(tmp_path / f"{name}.wav", 300)
         os.utime(tmp_path / f"{name}.wav", (1, 1))
     says = {"text": "a yes\nb no\n", "utt2spk": "a ada\nb bob\n", "spk2gender": "ada f\nbob m\n",
+            "spk2age": "ada 31\nbob 8\n",
             "segments": "a r 0.0 1\nb r 1 2\n", "wav.scp": "r x.wav\n"}  # fmt: skip
     for name, text in says.items():
         (tmp_path / name).write_text(text)

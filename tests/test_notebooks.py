@@ -38,7 +38,7 @@ def test_a_notebook_is_committed_without_outputs_and_is_made_to_be_read(path):
     assert sum("import " in cell.source for cell in code) == 1
     (parameters,) = [c for c in code if "parameters" in c.metadata.get("tags", [])]
     names = {line.split()[0] for line in parameters.source.splitlines()}
-    assert {"preset", "corpus", "data"} <= names
+    assert {"preset", "corpus", "data", "scenario"} <= names
 
 
 def test_a_notebook_is_executed_by_the_command_and_kept(spoken_root):

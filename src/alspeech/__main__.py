@@ -32,17 +32,19 @@ def main() -> int:
     parser.add_argument("--preset", default="laptop", help="configs/<preset>.yaml")
     parser.add_argument("--corpus", default="synthetic")
     parser.add_argument("--data", default="", help="folder of a real corpus")
+    parser.add_argument("--scenario", default="", help="of scenarios.yaml; else the preset's")
     parser.add_argument("--system", default="figures", choices=SYSTEMS, help="what to run")
     parser.add_argument("--subset", default="", help="part of a corpus to download")
     options = parser.parse_args()
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
     signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
-    from .workshop.config import ROOT, load_settings
+    from .workshop.config import ROOT, load_settings, run_name
     from .workshop.errors import UserError, explain
 
-    log = ROOT / "build" / f"{options.corpus}-{options.preset}" / "error.log"
-    words = (options.preset, options.corpus, options.data)
+    run = run_name(options.corpus, options.preset, options.scenario)
+    log = ROOT / "build" / run / "error.log"
+    words = (options.preset, options.corpus, options.data, options.scenario)
     try:  # a wrong word is told at once
         settings = None if options.command in ("data", "findings") else load_settings(*words)
     except UserError as error:

@@ -38,7 +38,8 @@ PART = 500  # clips a task of embedding
 
 def embedded(settings: Settings) -> Settings:
     """The settings of the run on the embedded corpus whose recogniser serves as encoder."""
-    return load_settings(settings.start or settings.preset)
+    named = settings.scenario if settings.named and settings.corpus == "synthetic" else ""
+    return load_settings(settings.start or settings.preset, scenario=named).of("aloe")
 
 
 def embeddings_of(settings: Settings, encoder: str) -> tuple[Step, ...]:
@@ -242,6 +243,7 @@ def check_names(config: AloeConfig) -> None:
 def check(settings: Settings) -> str:
     """Read the corpus's labels and say, for a person to read, what its tasks are."""
     check_names(settings.aloe)
+    settings = settings.of("aloe")
     rows, notes = [], [*clips.set_aside(settings)]
     try:
         tasks = clips.tasks(settings)
@@ -262,7 +264,7 @@ def run(settings: Settings) -> SimpleNamespace:
     ``aloe_table2.csv`` and ``provenance_aloe.json``. Returns ``runs, table1, table2`` (see above),
     ``curves`` (a row a learner and step), ``tasks`` by name, ``notes`` on them, and ``folder``.
     """
-    begun, config = time.perf_counter(), settings.aloe
+    begun, config, settings = time.perf_counter(), settings.aloe, settings.of("aloe")
     check_names(config)
     tidy(settings)
     aside, tasks = clips.set_aside(settings), clips.tasks(settings)

@@ -183,7 +183,7 @@ def queried(folder: Path) -> list[str]:
 def check(settings: Settings) -> str:
     """Prepare the corpus and say, for a person to read, what came of it."""
     check_strategies((*settings.strategies, *settings.loss_prediction.strategies))
-    return corpus.check(settings)
+    return corpus.check(settings.of("loss_prediction"))
 
 
 def run(settings: Settings) -> SimpleNamespace:
@@ -194,7 +194,8 @@ def run(settings: Settings) -> SimpleNamespace:
     recogniser, seed and test utterance) and ``scores`` (a seed and pool utterance, of the first
     round); beside them ``provenance_loss_prediction.json``.
     """
-    begun, options, seeds = time.perf_counter(), settings.loss_prediction, range(settings.seeds)
+    begun, settings = time.perf_counter(), settings.of("loss_prediction")
+    options, seeds = settings.loss_prediction, range(settings.seeds)
     check_strategies((*settings.strategies, *options.strategies))
     tidy(settings)
     data = corpus.prepare(settings)

@@ -47,12 +47,6 @@ USES = {
 NOTHING = ("none", 0)  # no query: (strategy, percent)
 
 
-def setting(settings: Settings) -> Settings:
-    """The settings with the base split that is labelled here: see ``labelled_distribution``."""
-    drawn_from = settings.pseudo_labels.labelled_distribution or settings.build.base_distribution
-    return replace(settings, build=replace(settings.build, base_distribution=drawn_from))
-
-
 def recipes(config: PseudoLabelConfig) -> dict[str, Recipe]:
     """What each method's unsupervised loss is made of; its name is a key of plots.METHOD_STYLE."""
     return {
@@ -241,7 +235,7 @@ def run(settings: Settings) -> SimpleNamespace:
     begun = time.perf_counter()
     check_names(settings)
     tidy(settings)
-    settings = setting(settings)
+    settings = settings.of("pseudo_labels")
     data, config, seeds = prepare(settings), settings.pseudo_labels, range(settings.seeds)
     warm = in_parallel(warm_up, settings, [(seed,) for seed in seeds], "warm-up")
     asked = [(strategy, seed) for strategy in config.strategies for seed in seeds]
@@ -334,4 +328,4 @@ def check_names(settings: Settings) -> None:
 def check(settings: Settings) -> str:
     """Prepare the corpus and say, for a person to read, what came of it."""
     check_names(settings)
-    return corpus.check(setting(settings))
+    return corpus.check(settings.of("pseudo_labels"))

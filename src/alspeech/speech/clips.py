@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from ..workshop.config import CORPORA, ROOT, Settings
+from ..workshop.config import CORPORA, EVEN, ROOT, Settings
 from ..workshop.errors import UserError, cut, cut_path, one_of
 from ..workshop.processes import cores
 from ..workshop.steps import Step
@@ -69,10 +69,12 @@ def read_synthetic(settings: Settings) -> pd.DataFrame:
     """Accent, kind of voice and first word of utterances spoken for this purpose; in Mandarin the
     first character, and there is one accent only."""
     sizes = {name: getattr(settings.aloe, name) for name in SPLITS}
-    build = replace(settings.build, base=0, **sizes)
+    build, scenario = replace(settings.build, base=0, **sizes), settings.drawn.content
+    synthesis.check(settings.scenario, scenario, build.language)
     folder = Step(
-        "synthetic-clips", lambda folder: synthesis.build(folder, build, cores()),
-        given={"build": build}, place="data",
+        f"synthetic-{settings.scenario or EVEN}-clips",
+        lambda folder: synthesis.build(folder, build, cores(), scenario),
+        given={"build": build, "scenario": scenario}, place="data",
     ).folder()  # fmt: skip
     table = read_manifest(folder / "manifest.jsonl")
     speech = table["kind"] != "silence"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..workshop.config import LABELLED, ROOT, Settings
-from ..workshop.errors import UserError
+from ..workshop.config import EVEN, LABELLED, ROOT, Settings
+from ..workshop.errors import UserError, cut
 from ..workshop.processes import cores
 from ..workshop.steps import Step
 from ..workshop.store import fingerprint, write_csv
@@ -35,6 +35,8 @@ class Corpus:
     manifest: pd.DataFrame
     store: FeatureStore
     alphabet: Alphabet
+    # the column whose values weigh the same in the macro WER; None where the manifest lacks it
+    group: str | None = "kind"
 
     def split(self, name: str) -> pd.DataFrame:
         return self.manifest[self.manifest["split"] == name].reset_index(drop=True)
@@ -73,22 +75,26 @@ def unusable(utterance, alphabet: Alphabet) -> str | None:
 def corpus(settings: Settings) -> Step:
     """The corpus. Folder: ``manifest.jsonl``, ``audio/`` where it is ours, ``alphabet.json``, and
     ``report.csv`` and ``rejected.csv`` where it was read. Raises ``UserError`` for one that has no
-    transcripts."""
-    name, build, model = settings.corpus, settings.build, settings.model
-    if name in LABELLED:
-        raise UserError(f"CORPUS={name} has labels but no transcripts: use it with make aloe")
-    given = {"build": build}
-    if name == "synthetic":
+    transcripts, or lacks what the scenario asks for."""
+    corpus, build, model = settings.corpus, settings.built, settings.model
+    if corpus in LABELLED:
+        raise UserError(f"CORPUS={corpus} has labels but no transcripts: use it with make aloe")
+    name, scenario = f"{corpus}-{settings.scenario or EVEN}", settings.drawn.content
+    given = {"build": build, "scenario": scenario}
+    if corpus == "synthetic":
         from . import synthesis  # here: who reads recordings needs no voice
 
-        compute = lambda folder: synthesis.build(folder, build, cores())  # noqa: E731
+        synthesis.check(settings.scenario, scenario, build.language)
+        compute = lambda folder: synthesis.build(folder, build, cores(), scenario)  # noqa: E731
         return Step(name, compute, given=given, place="data")
-    check_data(name, settings.data)
-    if name == "fsdd":
+    check_data(corpus, settings.data)
+    if corpus == "fsdd":
+        check_column(settings, ["speaker"])
         files = readers.states(sorted(map(str, Path(settings.data).rglob("*.wav"))))
-        compute = lambda folder: fsdd.build(folder, build, settings.data)  # noqa: E731
+        compute = lambda folder: fsdd.build(folder, build, settings.data, scenario)  # noqa: E731
     else:
-        found = readers.read(name, settings.data, build.outside)
+        found = readers.read(corpus, settings.data, build.outside)
+        check_column(settings, found.rows.columns)
         # what decides whether a transcript fits its audio
         shape = ("sample_rate", "window", "hop", "round_frames", "kernels", "strides")
         files, given = found.fingerprint(), given | {x: getattr(model, x) for x in shape}
@@ -97,6 +103,15 @@ def corpus(settings: Settings) -> Step:
         compute = lambda folder: validation.build(folder, found, settings, cores(), people)  # noqa: E731
     given["files"] = fingerprint(files)
     return Step(name, compute, given=given, place="data", resume=False)
+
+
+def check_column(settings: Settings, known) -> None:
+    """Raise ``UserError`` where the scenario groups utterances by none of the ``known`` columns."""
+    column = settings.drawn.column
+    if column and column not in known:
+        own = ", ".join(x for x in known if x not in readers.COLUMNS or x == "speaker")
+        raise UserError(f"scenario {settings.scenario} needs the column '{cut(column)}', and this "
+                        f"corpus tells {own} only: name another SCENARIO, or add it")  # fmt: skip
 
 
 def features(settings: Settings) -> Step:
@@ -117,7 +132,14 @@ def prepare(settings: Settings) -> Corpus:
     """Build the corpus and its features, or find them done."""
     folder = corpus(settings).folder()
     manifest = read_manifest(folder / "manifest.jsonl")
-    return Corpus(folder, manifest, FeatureStore(features(settings).folder()), alphabet(settings))
+    group = settings.drawn.group if settings.drawn.group in manifest else None
+    if group is None and settings.scenario not in ("", EVEN):
+        raise UserError(
+            f"scenario {settings.scenario}: group: no column '{cut(settings.drawn.group)}' in its "
+            f"manifest: choose one of {', '.join(manifest.columns)}"
+        )
+    store = FeatureStore(features(settings).folder())
+    return Corpus(folder, manifest, store, alphabet(settings), group)
 
 
 def alphabet(settings: Settings) -> Alphabet:

@@ -10,10 +10,10 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from ..workshop.config import CORPORA, CorpusConfig
+from ..workshop.config import CORPORA, SPLITS, CorpusConfig, Scenario
 from ..workshop.errors import UserError, cut_path
-from .manifests import SAMPLE_RATE, SPLITS, check_data, read_audio, resample, write_manifest
-from .phrases import DIGITS
+from .manifests import SAMPLE_RATE, check_data, read_audio, resample, write_manifest
+from .phrases import DIGITS, one
 
 RATE = 8000  # Hz
 # recording indices of each split: 0–4 are the official test recordings, the rest is our cut
@@ -21,16 +21,17 @@ INDICES = {"base": (10, 22), "pool": (22, 50), "validation": (5, 10), "test": (0
 COLUMNS = ("utt_id", "path", "text", "split", "kind", "speaker", "recordings", "duration")
 
 
-def build(folder: Path, config: CorpusConfig, data: str) -> None:
+def build(folder: Path, config: CorpusConfig, data: str, scenario: Scenario | None = None) -> None:
     """Strings of three to six spoken digits, joined from recordings of one speaker with pauses.
 
     The splits share their six speakers (the data set's official protocol) but no recording. A
-    recording may stand in several strings of its split.
+    recording may stand in several strings of its split. Where the ``scenario`` has groups of
+    speakers, their shares are of strings, and its column ``group`` holds their names.
 
     Raises ``UserError`` where the recordings are missing.
     """
-    recorded = recordings(data)
-    rows = []
+    recorded, scenario, rows = recordings(data), scenario or Scenario(), []
+    group_of = {speaker: name for name, own in scenario.groups for speaker in own}
     for number, split in enumerate(tqdm(SPLITS, "join", unit="split")):
         (folder / "audio" / split).mkdir(parents=True)
         low, high = INDICES[split]
@@ -42,7 +43,14 @@ def build(folder: Path, config: CorpusConfig, data: str) -> None:
         rng = np.random.default_rng([config.seed, number])
         decks = {speaker: _dealt(part, rng) for speaker, part in chosen.groupby("speaker")}
         for i in range(getattr(config, split)):
-            speaker = sorted(decks)[int(rng.integers(len(decks)))]
+            speakers, groups = sorted(decks), scenario.draw(split).groups
+            if groups:
+                group = one(groups, rng)
+                speakers = [name for name in speakers if group_of.get(name) == group]
+            if not speakers:
+                raise UserError(f"{cut_path(data)}: nobody of the scenario's group {group}: name "
+                                f"some of {', '.join(sorted(decks))} in groups")  # fmt: skip
+            speaker = speakers[int(rng.integers(len(speakers)))]
             drawn = [next(decks[speaker]) for _ in range(int(rng.integers(3, 7)))]
             utt_id = f"{split}-{i:05d}"
             audio = _join([row.path for row in drawn], rng)
@@ -51,7 +59,10 @@ def build(folder: Path, config: CorpusConfig, data: str) -> None:
             text = " ".join(DIGITS[row.digit] for row in drawn)
             kind, used = f"{len(drawn)} digits", " ".join(row.path.stem for row in drawn)
             rows.append((utt_id, path, text, split, kind, speaker, used, len(audio) / SAMPLE_RATE))
-    write_manifest(folder / "manifest.jsonl", pd.DataFrame(rows, columns=COLUMNS))
+    manifest = pd.DataFrame(rows, columns=COLUMNS)
+    if scenario.column:
+        manifest[scenario.group] = manifest["speaker"].map(group_of)
+    write_manifest(folder / "manifest.jsonl", manifest)
 
 
 def _dealt(recordings: pd.DataFrame, rng: np.random.Generator):

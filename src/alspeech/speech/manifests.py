@@ -21,7 +21,6 @@ from ..workshop.config import CORPORA
 from ..workshop.errors import UserError, cut_path
 
 SAMPLE_RATE = 16000  # Hz, of the files that the package writes
-SPLITS = ("base", "pool", "validation", "test")
 
 
 def write_manifest(path: Path, manifest: pd.DataFrame) -> None:

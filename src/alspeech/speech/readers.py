@@ -186,8 +186,12 @@ def _from_json(line: str, where: str, folder: Path, data: Path, outside: bool, s
     return row | {"where": where, "text_where": where}  # whatever keys of these names are given
 
 
+KALDI_OPTIONAL = ("utt2spk", "segments", "spk2gender", "spk2age")
+
+
 def read_kaldi(data: Path, outside: bool, files: list) -> Iterator[dict]:
-    """A Kaldi data directory: ``wav.scp, text`` and, if there, ``utt2spk, segments, spk2gender``.
+    """A Kaldi data directory: ``wav.scp, text`` and, if there, ``utt2spk, segments, spk2gender,
+    spk2age``.
 
     DATA is the directory itself or a folder of such directories; one that is named after a split
     gives it. Paths in ``wav.scp`` are relative to the directory or to its parent, or absolute.
@@ -197,14 +201,15 @@ def read_kaldi(data: Path, outside: bool, files: list) -> Iterator[dict]:
     if not (data / "wav.scp").exists() and data.is_dir():
         folders = sorted(path.parent for path in data.glob("*/wav.scp"))
     for folder in folders:
-        optional = [folder / name for name in ("utt2spk", "segments", "spk2gender")]
+        optional = [folder / name for name in KALDI_OPTIONAL]
         listing = [folder / "wav.scp", folder / "text", *filter(Path.exists, optional)]
         files += listing
         tables = {file.name: _kaldi_table(file) for file in listing}
         audio, texts = tables["wav.scp"], tables["text"]
         paths = {name: _kaldi_path(folder, *audio[name], outside) for name in audio}
         parts = tables.get("segments", {name: (name, where) for name, (_, where) in audio.items()})
-        speakers, genders = tables.get("utt2spk", {}), tables.get("spk2gender", {})
+        speakers = tables.get("utt2spk", {})
+        people = {name.removeprefix("spk2"): own for name, own in tables.items() if "spk2" in name}
         split = SPLIT_NAMES.get(folder.name) if folder != data else None
         # an utterance that has a transcript only is told, too: its audio is missing
         for utt_id in sorted(parts.keys() | texts.keys()):
@@ -217,8 +222,7 @@ def read_kaldi(data: Path, outside: bool, files: list) -> Iterator[dict]:
             row = {"utt_id": utt_id, "path": paths.get(recording, "")}  # "": nowhere
             row |= {"offset": offset, "duration": duration, "text": text, "split": split}
             row["speaker"] = speakers.get(utt_id, (None,))[0]
-            if genders:
-                row["gender"] = genders.get(row["speaker"], (None,))[0]
+            row |= {name: own.get(row["speaker"], (None,))[0] for name, own in people.items()}
             yield row | {"where": where, "text_where": text_where}
 
 

@@ -24,11 +24,11 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from ..workshop.config import ROOT, CorpusConfig, ModelConfig, Settings
+from ..workshop.config import ROOT, SPLITS, CorpusConfig, ModelConfig, Scenario, Settings
 from ..workshop.errors import UserError, cut, cut_path
 from ..workshop.store import write_csv
 from .features import input_frames, output_frames
-from .manifests import SAMPLE_RATE, SPLITS, read_audio, write_manifest
+from .manifests import SAMPLE_RATE, read_audio, write_manifest
 from .readers import Found
 from .text import ENGLISH, can_be_said, learn_alphabet, normalise, write_alphabet
 
@@ -136,12 +136,33 @@ def _misfit(text: str, facts: dict, model: ModelConfig) -> str:
     return f"{needed} frames needed, {there} there" if needed > there else ""
 
 
-def assign_splits(rows: pd.DataFrame, build: CorpusConfig) -> tuple[pd.Series, list[str]]:
+def grouped(rows: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
+    """The rows of the scenario's groups, their names in its column ``group``; all rows where it has
+    none. Raises ``UserError`` for a group without a row."""
+    if not scenario.column:
+        return rows
+    values, names = rows[scenario.column], pd.Series(None, rows.index, dtype=object)
+    for name, wanted in scenario.groups:
+        if isinstance(wanted[0], str):
+            found = values.astype(str).isin(wanted)
+        else:  # from, to
+            found = pd.to_numeric(values, errors="coerce").between(*wanted)
+        if not found.any():
+            raise UserError(f"no utterance whose {cut(scenario.column)} is that of the scenario's "
+                            f"group {cut(name)}: correct its groups")  # fmt: skip
+        names[found] = name
+    return rows.assign(**{scenario.group: names})[names.notna()]
+
+
+def assign_splits(
+    rows: pd.DataFrame, build: CorpusConfig, scenario: Scenario | None = None
+) -> tuple[pd.Series, list[str]]:
     """The split of every row, and notes on how it came about.
 
     Splits that the corpus gives stay. The other rows are divided among the splits that are not
-    given, in the proportions of ``build``: by speaker, none in two splits, where there are enough
-    of them; else by utterance. Raises ``UserError`` where a split cannot have an utterance.
+    given, in the proportions of ``build``, each group of the ``scenario`` as its splits want it: by
+    speaker, none in two splits, where there are enough of them; else by utterance. Raises
+    ``UserError`` where a split cannot have an utterance.
     """
     given = rows["split"]
     missing = [name for name in SPLITS if name not in set(given)]
@@ -154,18 +175,37 @@ def assign_splits(rows: pd.DataFrame, build: CorpusConfig) -> tuple[pd.Series, l
             "for each of base, pool, validation and test; add recordings, or correct 'split'"
         )
     rng = np.random.default_rng([build.seed, 2])
-    total = sum(getattr(build, name) for name in missing)
-    shares = {name: getattr(build, name) / total for name in missing}
-    notes, unit = [], free["speaker"].fillna("unknown")
-    count = unit.nunique()
+    notes, unit, lots = [], free["speaker"].fillna("unknown"), _lots(free, build, scenario, missing)
+    count = min(unit[part].nunique() for part, _ in lots)
     if count < len(missing):
         told = "one speaker only" if count == 1 else f"{count} speakers only"
         if free["speaker"].isna().all():
             told = "the corpus does not tell its speakers"
         notes = [f"{told}: {', '.join(missing)} are divided by utterance, and share speakers"]
         unit = pd.Series(free.index, free.index)
-    dealt = _deal(unit.value_counts().sort_index(), shares, rng)
+    dealt = {}
+    for part, shares in lots:
+        new = unit[part][~unit[part].isin(dealt)]  # of people who are in two groups, the first
+        if len(new):
+            dealt |= _deal(new.value_counts().sort_index(), shares, rng)
     return given.where(given.notna(), unit.map(dealt)), notes
+
+
+def _lots(rows: pd.DataFrame, build: CorpusConfig, scenario: Scenario | None, names) -> list[tuple]:
+    """What is dealt by itself: (index of its rows, the share that each split is to have of it)."""
+    sizes = {name: getattr(build, name) for name in names}
+    lots = {"": (rows.index, sizes)}
+    if scenario and scenario.column:
+        lots = {}
+        for group, part in rows.groupby(scenario.group, sort=False):
+            wanted = {x: dict(scenario.draw(x).groups) or {group: 1.0} for x in names}
+            parts = {x: own.get(group, 0) / sum(own.values()) for x, own in wanted.items()}
+            lots[group] = part.index, {x: sizes[x] * parts[x] for x in names if parts[x]}
+    return [
+        (index, {name: size / sum(sizes.values()) for name, size in sizes.items()})
+        for index, sizes in lots.values()
+        if sizes
+    ]
 
 
 def _deal(units: pd.Series, shares: dict, rng: np.random.Generator) -> dict:
@@ -265,11 +305,14 @@ def _tally(part: str, seen: list[tuple[str, str]], most: int | None = None) -> l
 
 def _select(rows, settings: Settings, jobs: int, rejected: list, told: list) -> tuple:
     """The manifest of what is used of a reader's rows, and its alphabet."""
-    config = settings.build
+    config, scenario = settings.built, settings.drawn
     # nobody to ask, neither now nor after a query
     silent = dict.fromkeys(rows.index[rows["text"].str.strip() == ""], "")
     rows = _without(rows, silent, "no transcript", len(rows), rejected)
-    rows["split"], notes = assign_splits(rows, config)
+    every, rows = len(rows), grouped(rows, scenario)
+    if len(rows) < every:
+        told.append(("note", "left out: of no group of the scenario", every - len(rows), ""))
+    rows["split"], notes = assign_splits(rows, config, scenario)
     if rows["split"].isna().any():  # all four are given, but not to everybody
         told.append(("note", "left out: no split given", int(rows["split"].isna().sum()), ""))
         rows = rows[rows["split"].notna()]
@@ -328,15 +371,20 @@ def _without(rows, bad: dict, reason: str, looked_at: int, rejected: list) -> pd
 
 
 def _with_good_audio(rows, settings, jobs, rejected: list, told: list) -> pd.DataFrame:
-    """The manifest: each split filled, from its utterances in random order, with usable ones."""
-    rng = np.random.default_rng([settings.build.seed, 3])
-    sizes = {split: getattr(settings.build, split) for split in SPLITS}
-    goal = sum(min(sizes[split], count) for split, count in rows["split"].value_counts().items())
+    """The manifest: each split filled, from its utterances in random order, with usable ones, as
+    many of each group of the scenario as are to be there."""
+    build, scenario = settings.built, settings.drawn
+    rng, decks = np.random.default_rng([build.seed, 3]), []
+    for split in SPLITS:
+        deck = rows[rows["split"] == split]
+        deck = deck.iloc[rng.permutation(len(deck))]
+        decks += quotas(deck, split, getattr(build, split), scenario)
+    goal = sum(min(len(deck), lacking) for deck, lacking in decks)
     kept, bad = {}, []
 
     def check(row):
         try:
-            facts = inspect_audio(row.path, row.offset, row.duration, settings.build)
+            facts = inspect_audio(row.path, row.offset, row.duration, build)
         except Unusable as error:
             return error
         if facts["duration"] * settings.model.sample_rate <= settings.model.window // 2:
@@ -347,9 +395,8 @@ def _with_good_audio(rows, settings, jobs, rejected: list, told: list) -> pd.Dat
 
     # threads: libsndfile and numpy work outside Python's lock
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=goal, desc="check", unit="utt") as bar:
-        for split, lacking in sizes.items():
-            deck = rows[rows["split"] == split]
-            deck = deck.iloc[rng.permutation(len(deck))].itertuples()
+        for deck, lacking in decks:
+            deck = deck.itertuples()
             # a part at a time, so that an interruption does not wait for all of them
             while part := list(islice(deck, min(lacking, 512))):
                 for row, seen in zip(part, pool.map(check, part), strict=True):
@@ -360,12 +407,17 @@ def _with_good_audio(rows, settings, jobs, rejected: list, told: list) -> pd.Dat
                         lacking -= 1
                         kept[row.Index] = seen
     _set_aside(rejected, bad, len(kept) + len(bad))
+    found = rows.loc[list(kept)]  # of a group less may have proved usable: of others less, too
+    for split in SPLITS if scenario.column else ():
+        for part, most in quotas(found[found["split"] == split], split, len(found), scenario):
+            kept = {index: kept[index] for index in kept if index not in part.index[most:]}
     facts = pd.DataFrame(list(kept.values()), index=list(kept)).sort_index()
     clipped, left = int(facts["clipped"].sum()), len(rows) - len(kept) - len(bad)
     if clipped:
         told.append(("warning", "clipped, kept", clipped, ""))
     if left:
-        told.append(("note", "not needed: the splits are full", left, ""))
+        why = "the splits are full" + (", or their groups" if scenario.column else "")
+        told.append(("note", f"not needed: {why}", left, ""))
     manifest = rows.loc[facts.index].drop(columns=["where", "text_where"])
     manifest[["offset", "duration"]] = facts[["offset", "duration"]]
     manifest["speaker"] = manifest["speaker"].fillna("unknown")
@@ -373,6 +425,26 @@ def _with_good_audio(rows, settings, jobs, rejected: list, told: list) -> pd.Dat
     by_length = pd.cut(manifest["duration"], bounds, right=False, labels=list(KINDS)).astype(object)
     manifest["kind"] = manifest["kind"].fillna(by_length) if "kind" in manifest else by_length
     return manifest
+
+
+def quotas(deck: pd.DataFrame, split: str, size: int, scenario: Scenario) -> list[tuple]:
+    """(rows, how many of them) of each group of a split of at most ``size`` utterances: the largest
+    numbers that are in the scenario's shares. Without groups, all rows and ``size``.
+
+    Raises ``UserError`` where a group has no row.
+    """
+    wanted = {name: share for name, share in scenario.draw(split).groups if share}
+    if not wanted:
+        return [(deck, size)]
+    groups = {name: deck[deck[scenario.group] == name] for name in wanted}
+    parts = {name: share / sum(wanted.values()) for name, share in wanted.items()}
+    for name, rows in groups.items():
+        if rows.empty:
+            raise UserError(f"no usable utterance of the scenario's group {cut(name)} for {split}: "
+                            "add recordings, or change its shares")  # fmt: skip
+    # the half that is rounded away: of what was drawn by its quotas, all stays
+    total = min([size, *((len(rows) + 0.499) / parts[name] for name, rows in groups.items())])
+    return [(rows, max(1, round(total * parts[name]))) for name, rows in groups.items()]
 
 
 def report(folder: Path, manifest: pd.DataFrame) -> pd.DataFrame:

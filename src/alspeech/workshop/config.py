@@ -1,24 +1,37 @@
-"""Presets: everything that a run depends on, read from ``configs/<preset>.yaml``.
+"""Presets: everything that a run depends on, read from ``configs/<preset>.yaml``; and scenarios,
+how base, pool, validation and test are drawn, read from ``configs/scenarios.yaml``.
 
-A run is named by three words (preset, corpus, data) that every notebook takes as papermill
+A run is named by four words (preset, corpus, data, scenario) that every notebook takes as papermill
 parameters. Whatever else can be varied stands in the preset's file: to try other values, copy the
-file to ``configs/mine.yaml`` and run with ``PRESET=mine``.
+file to ``configs/mine.yaml`` and run with ``PRESET=mine``. A scenario of your own is an entry of
+``configs/scenarios.yaml``, run with ``SCENARIO=mine``.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
 import os
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pydantic
-import yaml
 from pydantic import Field, StrictFloat, StrictInt
 
 from .errors import UserError, cut, one_of
+from .scenarios import EVEN, SCENARIOS, SPLITS, Draw, Scenario, read_scenarios, shares  # noqa: F401
+from .values import (
+    AtLeast0,
+    Count,
+    Names,
+    Part,
+    Percents,
+    Positive,
+    Section,
+    Share,
+    Whole,
+    checked,
+    dataclass_of,
+    read_yaml,
+)  # fmt: skip
 
 ROOT = Path(os.environ.get("ALSPEECH_ROOT") or Path(__file__).resolve().parents[3])
 CORPORA = {  # what DATA is
@@ -38,22 +51,6 @@ CORPORA = {  # what DATA is
 }
 LABELLED = ("esc10", "vocalsound")  # sounds: clips with labels and no transcripts, for aloe only
 
-# what a value may be, declared at its field and checked by pydantic where a preset is read
-Whole = Annotated[int, Field(ge=0, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-AtLeast0 = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Part = Annotated[float, Field(ge=0, lt=1)]  # a share, but not all
-Percents = tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)], ...]
-Names = tuple[str, ...]
-
-
-class Section:
-    """A preset's section: keys that are not declared are refused."""
-
-    __pydantic_config__ = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-
 
 @dataclass(frozen=True)
 class CorpusConfig(Section):
@@ -64,13 +61,8 @@ class CorpusConfig(Section):
     validation: Count = 160
     test: Count = 800
     seed: Whole = 0
-    # synthetic corpus only: the language, en or cmn (Mandarin, which wants alphabet: learned), and
-    # which of embedded.yaml's distributions each split is drawn from
+    # synthetic corpus only: the language, en or cmn (Mandarin, which wants alphabet: learned)
     language: Literal["en", "cmn"] = "en"
-    base_distribution: str = "mixed"
-    pool_distribution: str = "mixed"
-    validation_distribution: str = "mixed"
-    test_distribution: str = "mixed"
     # recordings that were made elsewhere: the sizes are maxima there, and
     alphabet: Literal["english", "learned"] = "english"  # learned: all letters of the transcripts
     min_seconds: Positive = 0.1  # shorter and longer utterances are set aside
@@ -150,6 +142,7 @@ class StudiesConfig(Section):
 class LossPredictionConfig(Section):
     """The joint recogniser of joint.py, and what is asked of it (loss_prediction.py)."""
 
+    scenario: str = EVEN  # where none is named on the command line
     hybrid: bool = True  # an attention decoder beside the CTC head
     ctc_weight: Share = 0.3  # α: the share of CTC in a hybrid's loss
     decoder: Count = 128  # the decoder's hidden units
@@ -178,10 +171,9 @@ class LossPredictionConfig(Section):
 class PseudoLabelConfig(Section):
     """Continuous pseudo-labels (pseudo_labels.py): slimIPL's settings, and what is compared."""
 
+    scenario: str = EVEN  # where none is named on the command line
     # the labelled set: utterances of the base split, drawn anew for every seed (0: all of it)
     labelled: Whole = 0
-    # which of embedded.yaml's distributions it is drawn from ("": as under build)
-    labelled_distribution: str = ""
     # supervised warm-up: updates M, peak learning rate, dropout of the recurrent layers
     warm_up: Count = 400
     warm_up_rate: Positive = 5e-3
@@ -234,6 +226,7 @@ class PseudoLabelConfig(Section):
 class AloeConfig(Section):
     """Few labels on a frozen encoder (aloe.py); the defaults are Lee, Saeed and Bertozzi's."""
 
+    scenario: str = EVEN  # where none is named on the command line
     # clips at most in each split: what is spoken of the embedded corpus, what is read of others
     pool: Count = 4000
     validation: Count = 600
@@ -273,6 +266,12 @@ class Settings(Section):
     preset: str
     corpus: str = "synthetic"
     data: str = ""
+    # the scenarios of the run, and the current one: its name and what it says; was it named on the
+    # command line?
+    scenarios: Annotated[Names, Field(min_length=1)] = (EVEN,)
+    scenario: str = ""
+    drawn: Scenario = field(default_factory=Scenario)
+    named: bool = False
     # the preset whose base model on the embedded corpus the base training starts from ("": none)
     start: str = ""
     # the grid
@@ -305,74 +304,95 @@ class Settings(Section):
     @property
     def run(self) -> str:
         """Name of the run's folders under ``figures/``, ``results/`` and ``build/``."""
-        return f"{self.corpus}-{self.preset}"
+        return run_name(self.corpus, self.preset, self.scenarios[0] if self.named else "")
+
+    @property
+    def built(self) -> CorpusConfig:
+        """The section ``build`` with the sizes of the current scenario."""
+        return replace(self.build, **dict(self.drawn.sizes))
+
+    def on(self, name: str) -> Settings:
+        """The settings with another current scenario. Raises ``UserError`` for one that there is
+        not, or that this corpus cannot be drawn like."""
+        scenario = load_scenario(name)
+        if why := scenario.misfit(self.corpus):
+            fit = [name for name, other in scenarios().items() if not other.misfit(self.corpus)]
+            raise UserError(f"scenario {cut(name)} is not for CORPUS={self.corpus}: {why}: choose "
+                            f"one of {', '.join(fit)}")  # fmt: skip
+        return replace(self, scenario=name, drawn=scenario)
+
+    def of(self, section: str) -> Settings:
+        """The settings on the scenario of a sister's section (``"aloe"``), unless one was named on
+        the command line; on *even* where the corpus cannot be drawn like that one."""
+        if self.named:
+            return self
+        name = getattr(self, section).scenario
+        return self.on(EVEN if load_scenario(name).misfit(self.corpus) else name)
+
+
+def run_name(corpus: str, preset: str, scenario: str = "") -> str:
+    """Name of a run's folders; ``scenario`` where it was named on the command line."""
+    return "-".join(filter(None, [corpus, preset, scenario]))
 
 
 def presets() -> list[str]:
     """Names of the presets at hand."""
-    return sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+    found = (ROOT / "configs").glob("*.yaml")
+    return sorted(path.stem for path in found if path.name != SCENARIOS)
 
 
-def load_settings(preset: str = "laptop", corpus: str = "synthetic", data: str = "") -> Settings:
-    """Read ``configs/<preset>.yaml`` for a corpus.
+def scenarios() -> dict[str, Scenario]:
+    """The scenarios of ``configs/scenarios.yaml`` by name; *even* is there without it.
 
-    Raises ``UserError``, in one line, for an unknown preset or corpus, and for a file that is no
-    YAML, has an unknown key, or a value of another kind or range than is declared above.
+    Raises ``UserError``, in one line that names file, scenario, key and value, for what cannot be
+    read.
+    """
+    file = ROOT / "configs" / SCENARIOS
+    return dict(read_scenarios(file.read_bytes() if file.exists() else b""))
+
+
+def load_scenario(name: str) -> Scenario:
+    """A scenario by its name. Raises ``UserError`` where there is none of it."""
+    known = scenarios()
+    one_of("scenario", name, known)
+    return known[name]
+
+
+def load_settings(
+    preset: str = "laptop", corpus: str = "synthetic", data: str = "", scenario: str = ""
+) -> Settings:
+    """Read ``configs/<preset>.yaml`` for a corpus, on the named scenario, else on the first of the
+    preset's.
+
+    Of the preset's scenarios those stay that the corpus can be drawn like, *even* if none can.
+
+    Raises ``UserError``, in one line, for an unknown preset, corpus or scenario, and for a file
+    that is no YAML, has an unknown key, or a value of another kind or range than is declared above.
     """
     one_of("preset", preset, presets())
     one_of("corpus", corpus, CORPORA)
+    known = scenarios()
+    if scenario:
+        one_of("scenario", scenario, known)
     file = ROOT / "configs" / f"{preset}.yaml"
     # a relative path is taken from the repository
     words = {"preset": preset, "corpus": corpus, "data": str(ROOT / data) if data else ""}
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            found = "nothing in it" if values is None else f"'{cut(values)}' is no mapping"
-            raise UserError(f"{file.name}: {found}: give keys and values, for one 'seeds: 3'")
-        for name in words.keys() & values.keys():
+    values = read_yaml(file.read_bytes(), file.name)
+    for name in (*words, "scenario", "drawn", "named"):
+        if name in values:
             raise UserError(f"{file.name}: {name} is no key of a preset: name it to make, instead")
-        settings = _checked().validate_python({**values, **words})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: {cut(error.problem, 120)}" if mark else cut(error, 120)
-        raise UserError(f"{file.name}: not to be read as YAML: {where}") from None
-    except pydantic.ValidationError as error:
-        raise UserError(f"{file.name}: {_told(error.errors()[0])}") from None
+    settings = checked({**values, **words}, Settings, file.name)
     if settings.start and settings.start not in presets():
         raise UserError(f"{file.name}: start: unknown preset '{cut(settings.start)}': "
                         f"choose one of {', '.join(presets())}")  # fmt: skip
-    return settings
-
-
-@functools.cache
-def _checked() -> pydantic.TypeAdapter:
-    """What reads settings; it takes a tenth of a second to make."""
-    return pydantic.TypeAdapter(Settings)
-
-
-MEANT = {  # where pydantic speaks of Python
-    "Input should be a valid tuple": "Input should be a list",
-    "Input should be a valid integer": "Input should be a whole number",
-    "Input should be a dictionary or an instance of": "Input should be keys and values, as of",
-    "Field required": "Input should be longer",
-}
-
-
-def _told(error: dict) -> str:
-    """pydantic's account of a value in one line: section, key, value, and what is allowed."""
-    kind, where = Settings, []
-    for name in error["loc"]:
-        known = [item.name for item in fields(kind)] if is_dataclass(kind) else []
-        if known and name not in known:
-            near = difflib.get_close_matches(str(name), known, n=8, cutoff=0)
-            unknown = f"unknown key '{cut(name)}', the nearest are {', '.join(near)}"
-            return ": ".join([*where, unknown])
-        if known:
-            where.append(name)
-            kind = next(item.default_factory for item in fields(kind) if item.name == name)
-    what = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":  # about several keys of a section, which it names
-        return ": ".join([*where, what])
-    for python, plain in MEANT.items():
-        what = what.replace(python, plain)
-    return f"{': '.join(where)} is {cut(error['input'])}: {what[0].lower()}{what[1:]}"
+    sections = (item.name for item in fields(Settings) if dataclass_of(Settings, item.name))
+    sisters = {f"{x}: scenario": getattr(settings, x).scenario for x in sections
+               if hasattr(getattr(settings, x), "scenario")}  # fmt: skip
+    for where, name in [*(("scenarios", x) for x in settings.scenarios), *sisters.items()]:
+        if name not in known:
+            raise UserError(f"{file.name}: {where}: unknown scenario '{cut(name)}': choose one of "
+                            f"{', '.join(known)}")  # fmt: skip
+    if scenario:
+        return replace(settings.on(scenario), scenarios=(scenario,), named=True)
+    fit = tuple(x for x in settings.scenarios if not known[x].misfit(corpus)) or (EVEN,)
+    return replace(settings.on(fit[0]), scenarios=fit)

@@ -30,6 +30,7 @@ def execute(notebook: str, settings: Settings) -> Path:
     logging.basicConfig(filename=log, filemode="w", level=logging.INFO, force=True)
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the kernel warns on every start
     parameters = {"preset": settings.preset, "corpus": settings.corpus, "data": settings.data}
+    parameters["scenario"] = settings.scenario if settings.named else ""
     try:
         with _standard_error_to(log):
             papermill.execute_notebook(
