@@ -20,10 +20,13 @@ PY     := .venv/bin/python
 WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)" --scenario "$(SCENARIO)"
 
 # the systems, each a target of that name below; its notebooks, figures and tables
-SYSTEMS := figures loss-prediction pseudo-labels aloe
+SYSTEMS := figures map loss-prediction pseudo-labels aloe
 notebooks_figures := 1_base_training 2_querying 3_error_curves 4_rankings
 figures_figures   := fig1_error_curves fig2a_pctc_vs_entropy fig2b_egl_vs_entropy
-tables_figures    := table1.csv table1.md error_curves.csv scores.csv provenance.json
+tables_figures    := table1.csv table1.md error_curves.csv comparisons.csv scores.csv cell_errors.csv provenance.json
+notebooks_map := 8_when_does_it_pay
+figures_map   := fig_map_differences fig_map_savings fig_studies
+tables_map    := training.csv rounds.csv provenance_studies.json
 notebooks_loss-prediction := 5_loss_prediction
 figures_loss-prediction   := fig_lp_scatter fig_lp_curves fig_lp_rankings
 tables_loss-prediction    := $(addprefix lp_,curves.csv variants.csv predictions.csv scores.csv) provenance_loss_prediction.json
@@ -39,13 +42,14 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check data all test fuzz soak findings lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check data all test fuzz soak power findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands|esc10|vocalsound]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-17s%s\n", $$1, $$2}'
 
 figures: $(call executed,figures) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
+map: $(call executed,map) ## where a query pays: scenarios, claims, studies (notebook 8)
 loss-prediction: $(call executed,loss-prediction) ## a recogniser that predicts its own loss (notebook 5)
 pseudo-labels: $(call executed,pseudo-labels) ## what the audio that nobody labelled is worth (notebook 6)
 aloe: $(call executed,aloe) ## few labels on a frozen encoder (notebook 7)
@@ -69,6 +73,9 @@ fuzz: .venv/installed ## N=1000 malformed corpora through check, drawn from SEED
 
 soak: .venv/installed ## small runs killed KILLS=100 times, drawn from SEED=0, end with equal tables
 	$(PY) tests/soak.py --kills "$(KILLS)" --seed "$(SEED)"
+
+power: $(OUT)/figures.tables ## how many seeds a difference of 0.5, 1 and 2 points needs, from the run
+	$(PY) -m alspeech power $(WHAT)
 
 findings: .venv/installed ## what the READMEs say of the results, written again from the tables
 	$(PY) -m alspeech findings

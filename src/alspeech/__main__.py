@@ -5,6 +5,7 @@ run       the same and the long work of one system (the paper's: base models, sc
           tables); can be killed and started again
 notebook  execute one notebook by papermill into build/<run>/
 data      download a corpus from its official address into data/
+power     how many seeds a difference needs, from the tables of a run
 findings  write again what README.md and results/README.md say of the committed results
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
@@ -19,15 +20,18 @@ import sys
 
 SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "figures": "experiment",
+    "map": "studies",
     "loss-prediction": "sisters.loss_prediction",
     "pseudo-labels": "sisters.pseudo_labels",
     "aloe": "sisters.aloe",
 }
 
+COMMANDS = ("check", "run", "notebook", "data", "power", "findings")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="alspeech", description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=["check", "run", "notebook", "data", "findings"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("notebook", nargs="?", help="the notebook to execute")
     parser.add_argument("--preset", default="laptop", help="configs/<preset>.yaml")
     parser.add_argument("--corpus", default="synthetic")
@@ -52,6 +56,7 @@ def main() -> int:
     modules = {
         "data": "speech.download",
         "findings": "sisters.findings",
+        "power": "lessons",
         "notebook": "workshop.notebooks",
     }
     module = modules.get(options.command, SYSTEMS[options.system])
@@ -63,6 +68,8 @@ def main() -> int:
             print(f"ready: make figures CORPUS={corpus} DATA={folder.relative_to(ROOT)}")
         elif options.command == "findings":
             print("changed:", ", ".join(work.write()) or "nothing")
+        elif options.command == "power":
+            print(work.power(settings))
         elif options.command == "notebook":
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
         else:

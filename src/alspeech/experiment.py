@@ -175,8 +175,8 @@ def base_models(settings: Settings) -> list[Path]:
 
 def all_scores(settings: Settings) -> dict[tuple, Path]:
     """The folder of the pool's scores by every (strategy, seed), computed if it is missing."""
-    base_models(settings)
     strategies, seeds = costly_first(settings, settings.strategies), range(settings.seeds)
+    base_models(settings)
     tasks = [(strategy, seed) for strategy in strategies for seed in seeds]
     return dict(zip(tasks, in_parallel(pool_scores, settings, tasks, "scores"), strict=True))
 

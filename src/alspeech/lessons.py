@@ -10,7 +10,7 @@ import functools
 
 import pandas as pd
 
-from .claims import claims
+from .claims import claims, power_table
 from .findings import (
     LONG,
     MAIN,
@@ -179,6 +179,12 @@ def in_rounds(rounds: pd.DataFrame) -> str:
         f"{rounds['rounds'].iloc[0]} rounds less one batch, {rounds['query_percent'].iloc[0]:g} % "
         f"queried in all, points of macro WER: {listed(said)}."
     )
+
+
+def power(settings: Settings) -> str:
+    """How many seeds differences of 0.5, 1 and 2 points of macro WER need, from a run's table."""
+    shown = power_table(table(settings.run, "error_curves"))
+    return shown.round(2).to_string(index=False)
 
 
 # ---------------------------------------------------------------- README.md

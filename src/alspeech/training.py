@@ -148,7 +148,9 @@ def fit(
         if len(history) < MEASURED * update // updates:
             total, seen = np.sum([(loss * count, count) for loss, count in losses], axis=0)
             loss = validation_loss(model, store, validation, alphabet)
-            history.append({"update": update, "train_loss": total / seen, "validation_loss": loss})
+            history.append(
+                {"update": update, "train_loss": float(total / seen), "validation_loss": loss}
+            )
             losses = []
             model.train()
             if report:

@@ -24,7 +24,7 @@ from ..workshop.store import fingerprint, write_csv
 from . import fsdd, readers, validation
 from .features import FeatureStore, extract
 from .manifests import check_data, read_manifest
-from .text import Alphabet, read_alphabet
+from .text import Alphabet, read_alphabet, words
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Corpus:
 
     def split(self, name: str) -> pd.DataFrame:
         return self.manifest[self.manifest["split"] == name].reset_index(drop=True)
+
+    @functools.cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """The words of the base set's transcripts: those that a base model can know."""
+        return frozenset(word for text in self.split("base")["text"] for word in words(text))
 
     def labelled(self, chosen: list[str]) -> pd.DataFrame:
         """The base set, and of the pool the utterances ``chosen`` by their ids, as far as they are
