@@ -42,7 +42,7 @@ def test_p_is_that_of_the_paired_t_test():
 
 @pytest.mark.parametrize("n", [2, 5, 10])
 def test_all_flips_of_signs_are_those_of_scipy(n):
-    values = np.random.default_rng(n).normal(0.7, 1, n).round(1)  # rounded: means that are equal
+    values = np.random.default_rng(0).normal(0.7, 1, n).round(1)  # rounded: means that are equal
     every = {"permutation_type": "samples", "n_resamples": np.inf}
     expected = scipy.stats.permutation_test([values], np.mean, **every).pvalue
     assert resampling.sign_flip_p(values) == pytest.approx(expected, abs=1e-12)
@@ -210,10 +210,24 @@ def test_where_speakers_do_not_matter_the_interval_is_that_over_seeds():
 
 
 def test_where_seeds_do_not_matter_the_interval_is_that_over_speakers():
-    lead = np.random.default_rng(0).normal(0, 3, 80)
-    found = resampling.two_way_interval(np.tile(lead, (6, 1, 1)), np.full((1, 80), 20))
+    lead = np.random.default_rng(0).normal(0, 3, 6)  # so few that n / (n − 1) is seen
+    found = resampling.two_way_interval(np.tile(lead, (5, 1, 1)), np.full((1, 6), 20))
     expected = statistics.interval(100 * lead / 20)
-    assert found == pytest.approx(expected, abs=0.05 * (expected[2] - expected[1]))
+    assert found == pytest.approx(expected, abs=0.02 * (expected[2] - expected[1]))
+
+
+def test_seeds_and_speakers_are_drawn_independently_even_where_they_are_as_many():
+    seeds, people = (resampling._resamples(8, stream) for stream in (0, 1))
+    assert (seeds.sum(axis=1) == 8).all() and (people.sum(axis=1) == 8).all()
+    assert abs(np.corrcoef(seeds[:, 0], people[:, 0])[0, 1]) < 0.1
+
+
+def test_two_methods_are_equivalent_at_five_percent():
+    frame = curves({("egl", 10): 20.0, ("random", 10): 20.0}, seeds=10)
+    frame.loc[frame["strategy"] == "egl", "wer"] += np.random.default_rng(0).normal(0, 1, 10)
+    for margin, equivalent in ((0.5, False), (0.6, True)):  # p = 0.064 and 0.033
+        row = statistics.paired_difference(frame, "egl", "random", "wer", margin=margin).iloc[0]
+        assert row["equivalent"] == equivalent == (row["p_equal"] < 0.05)
 
 
 def test_groups_weigh_alike_however_many_words_they_have():
