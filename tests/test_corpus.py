@@ -246,8 +246,8 @@ def test_a_script_of_ones_own_that_builds_a_corpus_is_imported_once(tmp_path, wa
 def test_what_goes_wrong_while_speaking_is_raised_where_it_was_asked_for(tmp_path, monkeypatch):
     draw = synthesis.draw_manifest
 
-    def drawn(config):
-        return draw(config).assign(speaker="nobody+nothing")
+    def drawn(*what):
+        return draw(*what).assign(speaker="nobody+nothing")
 
     monkeypatch.setattr(synthesis, "draw_manifest", drawn)
     with pytest.raises(RuntimeError, match="espeak-ng has no voice 'nobody.nothing'"):

@@ -52,7 +52,7 @@ class Mine:
     def give_splits(self):
         """Base, pool, validation, test, and again: u00, u04 … are in base."""
         for number, record in enumerate(self.records):
-            record["split"] = validation.SPLITS[number % 4]
+            record["split"] = manifests.SPLITS[number % 4]
 
     def build(self, **build):
         """The manifest by utt_id; report and rejected by their reasons are kept as attributes."""
@@ -344,7 +344,7 @@ def test_splits_share_no_speaker_and_have_the_proportions_of_the_settings(tmp_pa
 def test_no_split_goes_without_a_speaker_when_there_are_only_four():
     rows = pd.DataFrame({"speaker": list("aaaaabbbbccd"), "split": None})
     split, _ = validation.assign_splits(rows, SIZES)
-    assert rows["speaker"].groupby(split).nunique().to_dict() == dict.fromkeys(validation.SPLITS, 1)
+    assert rows["speaker"].groupby(split).nunique().to_dict() == dict.fromkeys(manifests.SPLITS, 1)
 
 
 @pytest.mark.parametrize("speakers, words", [
@@ -356,7 +356,7 @@ def test_with_too_few_speakers_utterances_are_divided_and_a_note_says_so(speaker
     rows = pd.DataFrame({"speaker": speakers, "split": None}, dtype=object)
     split, (note,) = validation.assign_splits(rows, SIZES)
     assert words in note and "by utterance" in note
-    assert split.notna().all() and set(split) == set(validation.SPLITS)
+    assert split.notna().all() and set(split) == set(manifests.SPLITS)
 
 
 def test_one_speaker_is_told_in_the_report(mine):
@@ -373,12 +373,12 @@ def test_splits_that_are_given_stay_and_the_others_are_made_of_the_rest(mine):
         record["split"] = "test" if number < 4 else "train"
     manifest = mine.build()
     assert set(manifest.query("split == 'test'").index) == {"u00", "u01", "u02", "u03"}
-    assert set(manifest["split"]) == set(validation.SPLITS)
+    assert set(manifest["split"]) == set(manifests.SPLITS)
 
 
 def test_speakers_whom_the_given_splits_share_are_told(mine):
     for number, record in enumerate(mine.records):
-        record["split"] = validation.SPLITS[number % 4]
+        record["split"] = manifests.SPLITS[number % 4]
         record["speaker"] = f"s{number % 4 % 3}"  # test and base have the same
     mine.build()
     assert ("note", "1 speakers of test are in base or pool, too, as given") in mine.report.index
@@ -394,7 +394,7 @@ def test_an_empty_pool_is_one_line(mine):
 
 def test_a_pool_whose_audio_is_all_bad_is_one_line_with_the_list_of_reasons(mine):
     for number, record in enumerate(mine.records):
-        record["split"] = validation.SPLITS[number % 4]
+        record["split"] = manifests.SPLITS[number % 4]
         if record["split"] == "pool":
             (mine.folder / record["audio_filepath"]).write_bytes(b"")
     with pytest.raises(UserError, match="no usable utterance for pool: .*rejected.csv"):
@@ -491,7 +491,7 @@ def test_check_shows_the_report_and_lists_what_was_set_aside_for_people(mine, la
 
 def test_a_corpus_that_is_refused_leaves_nothing_but_the_list_of_reasons(mine, laboratory):
     for number, record in enumerate(mine.records):
-        record["split"] = validation.SPLITS[number % 4]
+        record["split"] = manifests.SPLITS[number % 4]
         if record["split"] == "pool":
             record["text"] = ""
     (mine.folder / "m.jsonl").write_text("".join(json.dumps(r) + "\n" for r in mine.records))
@@ -564,7 +564,7 @@ def test_a_hundred_librispeech_utterances_are_all_used_speakers_apart(librispeec
     told = corpus.report(speech)
     assert len(speech.manifest) == 100 and "rejected" not in told.index.levels[0]
     speakers = speech.manifest.groupby("split")["speaker"].agg(set)
-    assert set(speakers.index) == set(validation.SPLITS) and speakers.map(len).sum() == 10
+    assert set(speakers.index) == set(manifests.SPLITS) and speakers.map(len).sum() == 10
     seconds = [soundfile.info(path).duration for path in speech.manifest["path"]]
     assert speech.manifest["duration"].tolist() == pytest.approx(seconds)
 

@@ -10,9 +10,9 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from ..workshop.config import CORPORA, SPLITS, CorpusConfig, Scenario
+from ..workshop.config import CORPORA, CorpusConfig, Scenario
 from ..workshop.errors import UserError, cut_path
-from .manifests import SAMPLE_RATE, check_data, read_audio, resample, write_manifest
+from .manifests import SAMPLE_RATE, SPLITS, check_data, read_audio, resample, write_manifest
 from .phrases import DIGITS, one
 
 RATE = 8000  # Hz

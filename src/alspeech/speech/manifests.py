@@ -19,6 +19,7 @@ import soundfile
 
 from ..workshop.config import CORPORA
 from ..workshop.errors import UserError, cut_path
+from ..workshop.scenarios import SPLITS  # noqa: F401  what the column split may hold
 
 SAMPLE_RATE = 16000  # Hz, of the files that the package writes
 

@@ -24,11 +24,11 @@ import pandas as pd
 import soundfile
 from tqdm import tqdm
 
-from ..workshop.config import ROOT, SPLITS, CorpusConfig, ModelConfig, Scenario, Settings
+from ..workshop.config import ROOT, CorpusConfig, ModelConfig, Scenario, Settings
 from ..workshop.errors import UserError, cut, cut_path
 from ..workshop.store import write_csv
 from .features import input_frames, output_frames
-from .manifests import SAMPLE_RATE, read_audio, write_manifest
+from .manifests import SAMPLE_RATE, SPLITS, read_audio, write_manifest
 from .readers import Found
 from .text import ENGLISH, can_be_said, learn_alphabet, normalise, write_alphabet
 
