@@ -24,7 +24,7 @@ from .speech import corpus
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
 from .training import device, load_weights, train_and_test
-from .workshop.config import Settings, TrainingConfig, load_settings
+from .workshop.config import EVEN, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
 from .workshop.steps import Step, in_parallel
@@ -39,7 +39,7 @@ def base_model(settings: Settings, seed: int) -> Step:
     """
     config = settings.training
     # the same seed's base model on the embedded corpus, whose weights it may begin with
-    start = [base_model(load_settings(settings.start), seed)] if settings.start else []
+    start = [base_model(_started(settings), seed)] if settings.start else []
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
@@ -64,6 +64,11 @@ def _training(config: TrainingConfig, without: tuple = ()) -> dict:
     return {name: value for name, value in vars(config).items() if name not in without}
 
 
+def _started(settings: Settings) -> Settings:
+    """The run whose base model this one starts from: on the embedded corpus, drawn evenly."""
+    return load_settings(settings.start).on(EVEN)
+
+
 def new_model(settings: Settings, seed: int) -> DeepSpeech2:
     """A model with one seed's initial weights, which may be those of another preset's base model.
 
@@ -73,7 +78,7 @@ def new_model(settings: Settings, seed: int) -> DeepSpeech2:
     alphabet = corpus.alphabet(settings)
     model = DeepSpeech2(settings.model, len(alphabet)).to(device())
     if settings.start:
-        other = load_settings(settings.start)
+        other = _started(settings)
         if other.model != settings.model or alphabet.characters != ENGLISH.characters:
             raise UserError(
                 f"configs/{settings.preset}.yaml: start: {settings.start} needs its model and the "
