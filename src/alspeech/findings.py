@@ -186,8 +186,9 @@ def seeds(run: str) -> int:
 # ---------------------------------------------------------------- results/README.md
 
 RUNS = (  # folder, system's provenance, what, made by, tables
-    (MAIN, "", "Figures 1 and 2, Table 1", "make figures", "table1.md error_curves.csv scores.csv"),
-    (LONG, "", "… with more seeds", "make figures PRESET=reference", "table1.md error_curves.csv"),
+    (MAIN, "", "Figures 1 and 2, Table 1", "make figures", "table1.md error_curves.csv comparisons.csv scores.csv"),
+    (LONG, "_studies", "the map of scenarios, and the studies", "make map PRESET=reference",
+     "error_curves.csv comparisons.csv training.csv rounds.csv"),
     ("fsdd-digits", "", "… on digit strings", "make figures PRESET=digits CORPUS=fsdd DATA=…",
      "table1.md error_curves.csv scores.csv"),
     ("kaldi-recorded", "", "… on read sentences",

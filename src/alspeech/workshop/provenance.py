@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .config import ROOT, Settings
+from .config import ROOT, Settings, load_scenario
 from .processes import cores
 from .store import sweep, write_csv, write_json
 
@@ -29,7 +29,7 @@ def publish(
     begun: float,
 ) -> Path:  # fmt: skip
     """Write ``results/<run>/<name>.csv`` for every table, and ``<record>.json``: what they came
-    from, settings, seeds, versions, hardware, times and commit. Returns the folder.
+    from, settings, scenarios, seeds, versions, hardware, times and commit. Returns the folder.
 
     The record stays as it is where it is newer than all folders of ``steps`` that the tables are
     made of. ``begun`` is the run's first reading of ``time.perf_counter``.
@@ -41,10 +41,13 @@ def publish(
     path, steps = output / f"{record}.json", set(steps)
     if path.exists() and path.stat().st_mtime >= max(step.stat().st_mtime for step in steps):
         return output
+    config = asdict(settings)
+    del config["drawn"]  # the current scenario's, of all that are listed
     seconds = [json.loads((step / "metrics.json").read_text())["seconds"] for step in steps]
     write_json(path, {
         "run": settings.run,
-        "config": {**asdict(settings), "data": Path(settings.data).name},
+        "config": {**config, "data": Path(settings.data).name},
+        "scenarios": {name: asdict(load_scenario(name)) for name in settings.scenarios},
         "seeds": list(range(settings.seeds)),
         "wall_seconds": round(time.perf_counter() - begun, 1),
         "process_seconds": round(sum(seconds), 1),
