@@ -18,6 +18,7 @@ import torch
 
 from . import tables
 from .acquisition import check_strategies
+from .claims import claims
 from .model import DeepSpeech2
 from .querying import ALL, BASE, costly_first, query, score, score_options
 from .speech import corpus
@@ -208,7 +209,7 @@ def in_scenario(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[Path]
     by_seed = {s: [read_scores(scored[name, s]) for name in strategies] for s in seeds}
     found = {
         "error_curves": tables.error_curves(settings, data, cells, bought, trained, strategies),
-        "scores": tables.scores(data, COLUMNS, by_seed),
+        "scores": tables.scores(data, dict.fromkeys((*COLUMNS, data.group)), by_seed),
         "cell_errors": tables.cell_errors(settings, data, cells, trained),
     }
     for table in found.values():
@@ -220,9 +221,9 @@ def run(settings: Settings) -> SimpleNamespace:
     """Everything from the corpus to the tables; what is done already is only read.
 
     Writes those of :func:`in_scenario`, of all scenarios together, ``comparisons.csv`` (every
-    method against random, see :func:`alspeech.statistics.comparisons`) and ``provenance.json`` into
-    ``results/<run>``, and returns it as ``folder``, with ``curves``, ``scores`` and
-    ``comparisons``.
+    method against random, see :func:`alspeech.statistics.comparisons`), ``claims.csv`` (the
+    paper's, see :func:`alspeech.claims.claims`) and ``provenance.json`` into ``results/<run>``.
+    Returns it as ``folder``, with the tables by their names, and the first of them as ``curves``.
     """
     begun = time.perf_counter()
     tidy(settings)
@@ -236,8 +237,6 @@ def run(settings: Settings) -> SimpleNamespace:
         found["error_curves"], metrics=MEASURES, endpoint=AREA, margin=MARGIN,
         errors=found["cell_errors"],
     )  # fmt: skip
+    found["claims"] = claims(found["error_curves"], found["scores"])
     folder = publish(settings, found, "provenance", folders, begun)
-    return SimpleNamespace(
-        curves=found["error_curves"], scores=found["scores"], comparisons=found["comparisons"],
-        folder=folder,
-    )  # fmt: skip
+    return SimpleNamespace(curves=found["error_curves"], folder=folder, **found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,7 @@ def cell_errors(settings: Settings, data: Corpus, cells: list[tuple], folders) -
     return pd.concat(parts, ignore_index=True)[[*what, *part.columns]]
 
 
-def scores(data: Corpus, columns: tuple, by_seed: dict[int, list[pd.Series]]) -> pd.DataFrame:
+def scores(data: Corpus, columns: Iterable, by_seed: dict[int, list[pd.Series]]) -> pd.DataFrame:
     """A row a seed and pool utterance: those of the manifest's ``columns`` that there are, and a
     column for each of the seed's series of scores."""
     pool = data.split("pool")
