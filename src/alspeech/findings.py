@@ -82,6 +82,17 @@ def cell(row, digits: int = 1) -> str:
     return f"**{text}**" if row["verdict"] in ("better", "worse") else text
 
 
+# ---------------------------------------------------------------- scenarios
+
+
+def name(scenario: str) -> str:
+    return f"*{scenario.replace('_', ' ')}*"
+
+
+def of(frame: pd.DataFrame, scenario: str) -> pd.DataFrame:
+    return frame[frame["scenario"] == scenario]
+
+
 # ---------------------------------------------------------------- methods against random
 
 
@@ -231,15 +242,7 @@ def runs() -> str:
 
 
 def digits() -> str:
-    curves, differences = (table("fsdd-digits", n) for n in ("error_curves", "comparisons"))
-    pool = int(curves.loc[curves["strategy"] == "all", "n_utterances"].iloc[0])
-    mean = curves.groupby(["strategy", "query_percent"])["wer"].mean()
-    percents = ", ".join(f"{p:g} %: {wer:.1f} %" for p, wer in mean["random"].items())
-    return (
-        f"WER falls from {mean['base', 0]:.1f} % (base) to {mean['all', 100]:.1f} % (all {pool} "
-        f"strings of the pool); after random queries {percents}. Mean over {seeds('fsdd-digits')} "
-        f"seeds. {single(differences)}\n\n{against_random(differences)}"
-    )
+    return "\n\n".join(_recording("fsdd-digits", "From the laptop preset's base model (`digits`)"))
 
 
 def recorded() -> str:
@@ -247,20 +250,32 @@ def recorded() -> str:
         "kaldi-recorded": "From the laptop preset's base model (`recorded`)",
         "kaldi-recorded-scratch": "From scratch (`recorded-scratch`)",
     }
+    return "\n\n".join(part for start in starts.items() for part in _recording(*start))
+
+
+def _recording(run: str, title: str) -> list[str]:
+    """What a run on recorded speech says, in each of its scenarios."""
     parts = []
-    for run, name in starts.items():
-        curves, scores = table(run, "error_curves"), table(run, "scores")
-        differences = table(run, "comparisons")
-        mean = curves.groupby("strategy")[["cer", "wer"]].mean()
-        cer, wer = (f"{mean[m]['base']:.1f} to {mean[m]['all']:.1f} %" for m in ("cer", "wer"))
+    for scenario in table(run, "error_curves")["scenario"].unique():
+        curves, scores, differences = (
+            of(table(run, what), scenario) for what in ("error_curves", "scores", "comparisons")
+        )
+        mean = curves.groupby(["strategy", "query_percent"])[["cer", "wer"]].mean()
+        pool = int(curves.loc[curves["strategy"] == "all", "n_utterances"].iloc[0])
+        cer, wer = (
+            f"{mean.loc[('base', 0), m]:.1f} to {mean.loc[('all', 100), m]:.1f} %"
+            for m in ("cer", "wer")
+        )
+        random = ", ".join(f"{p:g} %: {x:.1f} %" for p, x in mean.loc["random", "wer"].items())
         pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
         parts += [
-            f"**{name}**, {seeds(run)} seeds. From base to all of the pool CER falls from {cer}, "
-            f"WER from {wer}. {single(differences)} Spearman's ρ of pCTC and entropy is {pctc}, "
-            f"of EGL and entropy {egl}.",
+            f"**{title}, {name(scenario)}**, {seeds(run)} seeds. From the base data alone to all "
+            f"{pool} of the pool CER falls from {cer}, WER from {wer}; WER after random queries "
+            f"{random}. {single(differences)} Spearman's ρ of pCTC and entropy is {pctc}, of EGL "
+            f"and entropy {egl}.",
             against_random(differences),
         ]
-    return "\n\n".join(parts)
+    return parts
 
 
 SPEED = {  # how rows of make bench begin, and what they are called

@@ -23,7 +23,9 @@ from .findings import (
     label,
     listed,
     markdown,
+    name,
     number,
+    of,
     rho,
     seeds,
     single,
@@ -36,14 +38,6 @@ from .statistics import interval
 from .workshop.config import ROOT, Settings, load_scenario
 
 PRIMARY = "macro_wer"
-
-
-def name(scenario: str) -> str:
-    return f"*{scenario.replace('_', ' ')}*"
-
-
-def of(frame: pd.DataFrame, scenario: str) -> pd.DataFrame:
-    return frame[frame["scenario"] == scenario]
 
 
 # ---------------------------------------------------------------- notebook 8
