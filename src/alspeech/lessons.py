@@ -268,7 +268,7 @@ def paper() -> str:
     rows = [
         ["Figure 1, error curves", link[3], f"{wer}, a gain of {won} points", "no such numbers"]
     ]
-    for method in [name for name in theirs if name in set(differences["method"])]:
+    for method in [m for m in theirs if m in set(differences["method"])]:
         for percent in [p for p in theirs.index if ("wer", method, at(p)) in every.index]:
             what = f"Table 1, {label(method)} − random at {at(percent)} %, WER points"
             ours = every.loc[("wer", method, at(percent))]
