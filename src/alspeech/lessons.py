@@ -151,6 +151,12 @@ def lengths(training: pd.DataFrame) -> str:
         said.append(
             f"{CELLS.get(strategy, label(strategy))} from scratch, against going on: {spread(*d)}"
         )
+    wide = on.pivot(index="seed", columns=["strategy", "updates"], values=PRIMARY)
+    for method in [s for s in on["strategy"].unique() if s not in (BASE, ALL, "random")]:
+        rows = judged([tested(wide[method, n] - wide["random", n]) for n in lengths])
+        found = zip(rows.to_dict("records"), lengths, strict=True)
+        told = [f"{cell(row)} after {n:,}" for row, n in found]
+        said.append(f"{label(method)}, less random: {listed(told)}")
     return f"Points of macro WER by the length of a training, in updates. {'. '.join(said)}."
 
 

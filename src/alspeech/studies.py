@@ -96,7 +96,9 @@ def run(settings: Settings) -> SimpleNamespace:
     done = experiment.run(settings)
     begun, studies, config = time.perf_counter(), settings.studies, settings.training
     seeds = range(min(studies.seeds, settings.seeds))
-    cells = [(BASE, 0), ("random", experiment.amounts(settings)[0]), (ALL, 100)]
+    first = experiment.amounts(settings)[0]
+    methods = [name for name in studies.longer if name in settings.strategies]
+    cells = [(BASE, 0), *((name, first) for name in methods), (ALL, 100)]
     longs = [("on", round(config.updates * factor)) for factor in studies.factors]
     ways = [*longs, ("scratch", config.updates)]
     tasks = [(*way, *what, seed) for way in reversed(ways) for what in cells for seed in seeds]

@@ -130,8 +130,9 @@ class StudiesConfig(Section):
     """What studies.py tries in the first scenario, with so many seeds at most."""
 
     seeds: Count = 3
-    # trainings after a query that are so many times as long
-    factors: tuple[Positive, ...] = (0.25, 0.5, 1.0, 2.0)
+    # trainings after a query that are so many times as long, and the queries that are looked at
+    factors: tuple[Positive, ...] = (0.5, 1.0, 2.0, 4.0)
+    longer: Names = ("random", "entropy")
     # queries of so many percent, in rounds and in one batch
     rounds: Count = 4
     amount: Annotated[StrictInt | StrictFloat, Field(gt=0, lt=100)] = 20
