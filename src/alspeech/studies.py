@@ -100,8 +100,9 @@ def run(settings: Settings) -> SimpleNamespace:
     methods = [name for name in studies.longer if name in settings.strategies]
     cells = [(BASE, 0), *((name, first) for name in methods), (ALL, 100)]
     longs = [("on", round(config.updates * factor)) for factor in studies.factors]
-    ways = [*longs, ("scratch", config.updates)]
-    tasks = [(*way, *what, seed) for way in reversed(ways) for what in cells for seed in seeds]
+    ways = [(*way, *what) for way in reversed(longs) for what in cells]
+    ways = [("scratch", config.updates, *what) for what in (cells[1], cells[-1])] + ways
+    tasks = [(*way, seed) for way in ways for seed in seeds]
     folders = in_parallel(longer, settings, tasks, "longer")
     names = ("refit", "given", "strategy", "query_percent", "seed")
     training = pd.DataFrame([

@@ -131,7 +131,7 @@ class StudiesConfig(Section):
 
     seeds: Count = 3
     # trainings after a query that are so many times as long, and the queries that are looked at
-    factors: tuple[Positive, ...] = (0.5, 1.0, 2.0, 4.0)
+    factors: tuple[Positive, ...] = (0.5, 1.0, 3.0)
     longer: Names = ("random", "entropy")
     # queries of so many percent, in rounds and in one batch
     rounds: Count = 4
