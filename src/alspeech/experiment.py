@@ -127,10 +127,11 @@ def queried(settings: Settings, strategy: str, amount: float, seed: int) -> list
     :func:`amounts`."""
     if strategy == BASE:
         return []
-    pool = corpus.prepare(settings).split("pool").set_index("utt_id")
+    seconds = None
+    if strategy == ALL or settings.query_seconds:  # else there is no need to read the manifest
+        seconds = corpus.prepare(settings).split("pool").set_index("utt_id")["duration"]
     if strategy == ALL:
-        return list(pool.index)
-    seconds = pool["duration"] if settings.query_seconds else None
+        return list(seconds.index)
     return query(read_scores(pool_scores(settings, strategy, seed).folder()), amount, seconds)
 
 
