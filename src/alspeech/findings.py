@@ -269,7 +269,7 @@ def _recording(run: str, title: str) -> list[str]:
         random = ", ".join(f"{p:g} %: {x:.1f} %" for p, x in mean.loc["random", "wer"].items())
         pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
         parts += [
-            f"**{title}, {name(scenario)}**, {seeds(run)} seeds. From the base data alone to all "
+            f"**{title}**, {name(scenario)}, {seeds(run)} seeds. From the base data alone to all "
             f"{pool} of the pool CER falls from {cer}, WER from {wer}; WER after random queries "
             f"{random}. {single(differences)} Spearman's ρ of pCTC and entropy is {pctc}, of EGL "
             f"and entropy {egl}.",

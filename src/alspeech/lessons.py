@@ -46,7 +46,7 @@ PRIMARY = "macro_wer"
 def in_scenarios(differences: pd.DataFrame) -> list[str]:
     """Of every scenario, a paragraph that leaves no comparison out."""
     names = differences["scenario"].unique()
-    return [f"**{name(one)}.** {single(of(differences, one))}" for one in names]
+    return [f"{name(one)}: {single(of(differences, one))}" for one in names]
 
 
 def savings(saved: pd.DataFrame, methods: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -203,7 +203,7 @@ def main_run() -> str:
     pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
     updates = listed(f"{n:,}" for n in sorted(curves["updates"].unique()))
     return "\n\n".join([
-        f"**{name(scenario)}, {seeds(MAIN)} seeds** (this figure): {load_scenario(scenario).about} "
+        f"{name(scenario)}, **{seeds(MAIN)} seeds** (this figure): {load_scenario(scenario).about} "
         f"Every cell is trained for {updates} updates. All labels of the pool take "
         f"{spread(*gain(curves, PRIMARY), sign=False)} points off the macro WER of a model that "
         f"goes on with the base data alone. {single(differences)}",
