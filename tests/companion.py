@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import pickle
 import sys
 import threading
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 import soundfile
 import torch
 
-from alspeech import experiment
+from alspeech import experiment, studies
 from alspeech.sisters import aloe, loss_prediction, pseudo_labels
 from alspeech.speech import clips, corpus
-from alspeech.workshop import config, sources, steps
+from alspeech.workshop import config, provenance, sources, steps
 from alspeech.workshop.config import Settings
 
 # its own name: what is cached by settings is no other test's
@@ -28,8 +29,10 @@ seeds: 1
 labelings: 5
 directions: 1
 build: {base: 24, pool: 30, validation: 6, test: 8}
-model: {layers: 1, hidden: 8, channels: 4}
-training: {base_updates: 6, updates: 4}
+# few lengths, so that a few updates are whole passes
+model: {layers: 1, hidden: 8, channels: 4, round_frames: 160}
+training: {base_updates: 8, updates: 9}
+studies: {seeds: 1, factors: [1.0], rounds: 2, amount: 20, strategies: [entropy]}
 loss_prediction: {rounds: [20, 50], decoder: 6, predictor: 6}
 pseudo_labels:
   {labelled: 16, warm_up: 2, warm_up_rate: 1.e-4, blocks: 3, unsupervised: 2, cache: 1, every: 3,
@@ -47,6 +50,14 @@ FIGURES = {
     "entropy": (experiment.pool_scores, "entropy", 0),
     "cell": (experiment.cell, "entropy", 20, 0),
     "all": (experiment.cell, "all", 100, 0),
+    "oracle": (experiment.pool_scores, "oracle_gradient", 0),
+    "clusters": (experiment.pool_scores, "random_clusters", 0),
+}
+STUDIES = {
+    "from scratch": (studies.longer, "scratch", 9, "entropy", 20, 0),
+    "first round": (studies.leg, "rounds", 1, "entropy", 0),
+    "second round": (studies.leg, "rounds", 2, "entropy", 0),
+    "batch": (studies.leg, "batch", 1, "entropy", 0),
 }
 LOSS_PREDICTION = {
     "joint": (loss_prediction.joint_model, "joint", 0),
@@ -70,7 +81,7 @@ PSEUDO_LABELS = {
         pseudo_labels.pseudo_labelled, "joined", "supervised_longer", "all", 100, 0,
     ),
 }  # fmt: skip
-EMBEDDED = {**FIGURES, **LOSS_PREDICTION, **PSEUDO_LABELS}
+EMBEDDED = {**FIGURES, **STUDIES, **LOSS_PREDICTION, **PSEUDO_LABELS}
 RECORDED = {  # and on a list of recordings
     "recordings": (corpus.corpus,),
     "embeddings": (aloe.embeddings_part, "recogniser", 0),
@@ -93,27 +104,36 @@ class Seen:
     step: steps.Step
     ran: set = dataclasses.field(default_factory=set)  # (module, function, its first line)
     read: set = dataclasses.field(default_factory=set)  # (section, field) of the settings
-    opened: list = dataclasses.field(default_factory=list)  # steps whose folder it asked for
+    # steps whose folder it asked for: names by their keys
+    opened: dict = dataclasses.field(default_factory=dict)
 
 
 class Companion:
     """Its ``root``, and by the names above the ``settings`` of every step and what it was ``seen``
-    to do."""
+    to do: by this process, or by another one to which the folder was given before."""
 
     def __init__(self, root: Path):
-        self.root, self.seen, self.stack = root, {}, []
-        (root / "configs").mkdir()
-        (root / "configs" / "house.yaml").write_text(PRESET)
+        self.root, self.stack, known = root, [], root / "seen"
+        if not known.exists():
+            (root / "configs").mkdir()
+            (root / "configs" / "house.yaml").write_text(PRESET)
+            record(root / "mine")
+            digits(root / "fsdd")
         with self.home():
             spoken = config.load_settings("house")
-            recorded = config.load_settings("house", "jsonl", str(record(root / "mine")))
-            joined = config.load_settings("house", "fsdd", str(digits(root / "fsdd")))
+            recorded = config.load_settings("house", "jsonl", str(root / "mine"))
+            joined = config.load_settings("house", "fsdd", str(root / "fsdd"))
             self.settings = dict.fromkeys(EMBEDDED, spoken) | dict.fromkeys(RECORDED, recorded)
             self.settings |= dict.fromkeys(JOINED, joined)
-            with self._watched() as watched:
-                for name in STEPS:
-                    self.step(name).folder()
-                    self.seen[name] = watched[self.step(name).key]
+            if not known.exists():
+                with self._watched() as watched:
+                    for name in STEPS:
+                        self.step(name).folder()
+                seen = {name: watched[self.step(name).key] for name in STEPS}
+                told = {name: (x.ran, x.read, x.opened) for name, x in seen.items()}
+                known.write_bytes(pickle.dumps(told))
+            told = pickle.loads(known.read_bytes())
+            self.seen = {name: Seen(self.step(name), *told[name]) for name in STEPS}
 
     def step(self, name: str, settings: Settings | None = None) -> steps.Step:
         make, *what = STEPS[name]
@@ -123,7 +143,7 @@ class Companion:
     def home(self):
         """Files lie under ``root``, work is done in this process, on one thread."""
         with pytest.MonkeyPatch.context() as patch:
-            for module in (config, steps, corpus):
+            for module in (config, steps, corpus, provenance):
                 patch.setattr(module, "ROOT", self.root)
             patch.setenv("ALSPEECH_JOBS", "1")
             torch.set_num_threads(1)
@@ -175,7 +195,7 @@ class Companion:
 
         def asked(step):
             if self.stack:
-                self.stack[-1].opened.append(step)
+                self.stack[-1].opened[step.key] = step.name
             return folder(step)
 
         before = sys.gettrace()
@@ -196,7 +216,8 @@ class Companion:
 def _makers() -> set:
     """The code of functions that describe steps."""
     found = set()
-    for module in (corpus, clips, experiment, loss_prediction, pseudo_labels, aloe):
+    modules = (corpus, clips, experiment, studies, loss_prediction, pseudo_labels, aloe)
+    for module in modules:
         for value in vars(module).values():
             function = getattr(value, "__wrapped__", value)
             told = str(getattr(function, "__annotations__", {}).get("return"))

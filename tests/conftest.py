@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import companion
@@ -32,6 +35,16 @@ SYMBOLS = 5
 # processes that the tests start inherit it: two threads of small work wait for each other, and
 # on a busy machine for long
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+FIRST = ("executed", "house", "computed", "undisturbed", "spoken")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that share what takes long to make stand together, at the beginning: one process of
+    the test run makes it and has use of it, and none waits for another."""
+    place = {name: i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: min((place.get(name, 9) for name in item.fixturenames), default=9))
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +144,7 @@ with FakeGPU() as gpu:
 assert gpu.moves > 100
 """
 SMALL = """
+scenarios: [rare_topics, unintelligible]
 strategies: [random, entropy, pctc, egl]
 query_percents: [50]
 seeds: 1
@@ -139,6 +153,7 @@ directions: 2
 build: {base: 24, pool: 30, validation: 8, test: 12}
 model: {layers: 1, hidden: 12, channels: 4}
 training: {base_updates: 6, updates: 4}
+studies: {seeds: 1, factors: [0.5, 1.0], rounds: 2, amount: 50, strategies: [random, egl]}
 loss_prediction: {rounds: [20, 50], decoder: 8, predictor: 8, variants: [joint, no_prediction]}
 pseudo_labels:
   {warm_up: 4, warm_up_rate: 8.e-3, blocks: 3, supervised: 1, unsupervised: 2, cache: 1, every: 3,
@@ -182,14 +197,44 @@ def spoken_root(root, spoken):
     return root
 
 
+# Runs ``python -m alspeech`` in forks of a process that has imported what others wrote (which
+# takes longer than most of what is asked for here) and nothing of ours.
+COMMANDS = """
+import json, os, runpy, sys
+import alspeech.studies, alspeech.sisters.findings, alspeech.speech.synthesis
+import scipy.cluster.vq, scipy.signal, torch._dynamo
+for name in [name for name in sys.modules if name.partition(".")[0] == "alspeech"]:
+    del sys.modules[name]
+for line in sys.stdin:
+    folder, arguments, environment = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for number, name, how in (0, os.devnull, os.O_RDONLY), (1, "out", 577), (2, "err", 577):
+            os.dup2(os.open(os.path.join(folder, name), how), number)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = ["alspeech", *arguments]
+        runpy.run_module("alspeech", run_name="__main__", alter_sys=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@functools.cache
+def commands() -> subprocess.Popen:
+    """The process that :func:`alspeech` has its commands forked from; it ends with this one."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", COMMANDS], stdin=pipe, stdout=pipe, text=True)
+
+
 def alspeech(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """``python -m alspeech …`` with its files under ``root``."""
-    return subprocess.run(
-        [sys.executable, "-m", "alspeech", *arguments],
-        env={**os.environ, "ALSPEECH_ROOT": str(root), **environment},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "ALSPEECH_ROOT": str(root), **environment}
+    with tempfile.TemporaryDirectory() as folder:
+        server = commands()
+        print(json.dumps([folder, arguments, environment]), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        told = [(Path(folder) / name).read_text() for name in ("out", "err")]
+    return subprocess.CompletedProcess(arguments, status, *told)
 
 
 @pytest.fixture
@@ -213,8 +258,9 @@ def manifest_of(texts: list[str]) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def computed(tmp_path_factory):
-    """A tiny companion with a step of every kind; see companion.py."""
-    return companion.Companion(tmp_path_factory.mktemp("house"))
+    """A tiny companion with a step of every kind; see companion.py. Made once in a test run."""
+    with shared_folder(tmp_path_factory, "house") as folder:
+        return companion.Companion(folder)
 
 
 @pytest.fixture

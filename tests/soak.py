@@ -48,7 +48,8 @@ model: {layers: 1, hidden: 12, channels: 4}
 training: {base_updates: 6, updates: 4}
 """
 PRESETS = {  # system: what it adds to that, for a run of a second or two
-    "figures": "",
+    # the paper's figures are in it
+    "map": "studies: {seeds: 1, factors: [1.0], rounds: 2, amount: 40, strategies: [egl]}\n",
     "loss-prediction": "loss_prediction: {rounds: [20], decoder: 8, predictor: 8,\n"
     "  strategies: [loss_prediction], variants: [joint, no_prediction]}\n",
     "pseudo-labels": "pseudo_labels: {labelled: 16, warm_up: 2, warm_up_rate: 1.e-4, blocks: 2,\n"
@@ -73,12 +74,12 @@ def laboratory() -> Path:
     import torch
     import torch._dynamo
 
-    import alspeech.experiment  # noqa: F401
+    import alspeech.studies  # noqa: F401
     from alspeech.decoding import n_best
     from alspeech.sisters import aloe, loss_prediction, pseudo_labels  # noqa: F401
     from alspeech.workshop.config import load_settings
 
-    load_settings("figures")  # imports, too
+    load_settings("map")  # imports, too
     torch.set_num_threads(1)  # threads do not outlive a fork
     n_best(torch.rand(1, 3, 4).log(), 2)  # compiled, or read from numba's cache
     return root

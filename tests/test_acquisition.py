@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import SYMBOLS, tiny_batch, tiny_joint, tiny_model
@@ -11,11 +12,17 @@ from test_gradients import ctc, squared_norm
 
 from alspeech.acquisition import (
     ACQUISITIONS,
+    IN_TURN,
+    ORACLES,
     check_strategies,
+    cluster,
+    embedding,
     expected_squared_norm,
     gradient_length,
+    in_turn,
     mean_entropy,
     path_ctc,
+    true_loss,
 )
 from alspeech.decoding import n_best
 from alspeech.speech.features import Batch
@@ -83,12 +90,20 @@ def model_for(name: str):
     return tiny_joint(torch.double) if name == "loss_prediction" else tiny_model()
 
 
+# they ask the model nothing: what is in a recording cannot change them
+BLIND = {"random", "random_seconds", "longest", "shortest", *IN_TURN}
+
+
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_a_score_is_unchanged_by_batch_mates(name):
     model, batch = model_for(name), tiny_batch(size=5)
+    if name in ORACLES:
+        batch = replace(batch, labels=([1, 2], [3], [2, 2], [], [4, 1]))
     together = ACQUISITIONS[name](model, batch)
     alone = [
-        ACQUISITIONS[name](model, Batch(batch.utt_ids[b : b + 1], batch.features[b : b + 1])).item()
+        ACQUISITIONS[name](
+            model, Batch(batch.utt_ids[b:][:1], batch.features[b:][:1], batch.labels[b:][:1])
+        ).item()
         for b in range(5)
     ]
     assert together.shape == (5,)
@@ -133,15 +148,101 @@ def test_a_transcript_that_does_not_fit_its_frames_is_named():
         gradient_length(tiny_model(), batch)
 
 
-@pytest.mark.parametrize("name", [name for name in ACQUISITIONS if name != "random"])
+@pytest.mark.parametrize("name", [*ACQUISITIONS, "embedding"])
 def test_posteriors_that_are_not_numbers_name_the_utterance(name):
-    model, batch = model_for(name), tiny_batch()
+    model, batch = model_for(name), replace(tiny_batch(), labels=([1], [2], [3]))
+    function = ACQUISITIONS.get(name, embedding)
+    before = function(model, batch)
     batch.features[1, 3, 2] = math.nan
+    if name in BLIND:
+        assert torch.equal(function(model, batch), before)
+        return
     with pytest.raises(UserError, match="u1.*NaN"):
-        ACQUISITIONS[name](model, batch)
+        function(model, batch)
 
 
 @pytest.mark.parametrize("option", [{"labelings": 0}, {"directions": 0}])
 def test_egl_refuses_less_than_one_labeling_or_direction(option):
     with pytest.raises(ValueError, match="1"):
         ACQUISITIONS["egl"](tiny_model(), tiny_batch(), **option)
+
+
+# ---------------------------------------------------------------- baselines and oracles
+
+
+def numbered(size: int, frames: int, first: int = 0) -> Batch:
+    ids = tuple(f"u{first + i}" for i in range(size))
+    return Batch(ids, torch.zeros(size, frames, 12, dtype=torch.double))
+
+
+def test_the_longest_come_first_or_last():
+    batches = [numbered(2, frames) for frames in (16, 32, 48)]
+    longest = [ACQUISITIONS["longest"](None, batch).tolist() for batch in batches]
+    assert longest == [[16.0, 16.0], [32.0, 32.0], [48.0, 48.0]]
+    for batch, long in zip(batches, longest, strict=True):
+        assert ACQUISITIONS["shortest"](None, batch).tolist() == [-x for x in long]
+
+
+def test_random_seconds_draws_seconds_and_not_utterances():
+    """Of two utterances, three times as long means first in three of four draws; of three, the
+    second place goes by what is left."""
+    draw, N = ACQUISITIONS["random_seconds"], 20_000
+    long, short, other = (draw(None, numbered(N, t, n * N)) for n, t in enumerate((48, 16, 16)))
+    first = (long > short).double().mean().item()
+    assert first == pytest.approx(3 / 4, abs=4 * math.sqrt(3 / 16 / N))
+    # one of 48, 16 and 16 is drawn: 3/5; and of what is left the second: 2 · 1/5 · 3/4
+    second = ((long > short) ^ (long > other)).double().mean().item()
+    assert second == pytest.approx(2 / 5 * 3 / 4, abs=0.02)
+    # the seed draws anew, the batch does not
+    one = numbered(1, 48)
+    again = torch.stack([draw(None, one, seed=seed) for seed in range(50)])
+    assert len(again.unique()) == 50 and draw(None, one).item() == long[0].item()
+
+
+def test_groups_are_taken_in_turn_by_hand():
+    groups = ["a", "a", "b", "a", "c", "b"]
+    keys = [0.1, 0.9, 0.3, 0.5, 0.7, 0.8]
+    scores = in_turn(groups, keys)
+    # first the largest key of each group: a 0.9, b 0.8, c 0.7; then a 0.5, b 0.3; then a 0.1
+    assert scores.argsort(descending=True).tolist() == [1, 5, 4, 3, 2, 0]
+    assert scores.tolist() == pytest.approx([0.1 - 3, 0.9 - 1, 0.3 - 2, 0.5 - 2, 0.7 - 1, 0.8 - 1])
+    one = in_turn(["all"] * 3, [0.2, 0.8, 0.5])  # one group: by the keys
+    assert one.argsort(descending=True).tolist() == [1, 2, 0]
+
+
+def test_clusters_are_those_of_clouds_far_apart():
+    rng = np.random.default_rng(0)
+    centres = np.array([[0, 0], [50, 0], [0, 90]])
+    own = rng.permutation(np.repeat([0, 1, 2], 20))
+    points = torch.tensor(centres[own] + rng.normal(size=(60, 2)))
+    for seed in range(5):
+        names = cluster(points, count=3, seed=seed)
+        pairs = set(zip(own.tolist(), names.tolist(), strict=True))
+        assert len(pairs) == 3 and len(set(names)) == 3
+        assert (names == cluster(points, count=3, seed=seed)).all()
+    # a dimension's unit does not matter, and there are no more clusters than points
+    assert (cluster(points, 3) == cluster(points * torch.tensor([1.0, 1e3]), 3)).all()
+    assert len(cluster(points[:2])) == 2
+
+
+def test_an_embedding_is_the_mean_of_the_last_layer_s_frames():
+    model, batch = tiny_model(), tiny_batch()
+    found, seen = embedding(model, batch), []
+    model.layers[-1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    logits = model(batch.features)
+    assert found.shape == (3, 5) and logits.shape[1] == seen[0].shape[1] == 4
+    assert torch.allclose(found, seen[0].mean(dim=1))
+
+
+def test_oracles_are_the_true_gradient_and_the_true_loss():
+    model = tiny_model()
+    batch = replace(tiny_batch(frames=16), labels=([1, 2], [3], [2, 2, 4]))
+    assert ORACLES == ("oracle_gradient", "oracle_loss", "oracle_groups")
+    lengths, losses = (ACQUISITIONS[name](model, batch) for name in ORACLES[:2])
+    for b, labels in enumerate(batch.labels):
+        loss = ctc(model, batch.features[b], labels)
+        assert lengths[b].item() == pytest.approx(squared_norm(loss, model).item(), rel=1e-9)
+        assert losses[b].item() == pytest.approx(loss.item() / 4, rel=1e-9)
+    # "2 2 4" with the blank between fits four frames; one more does not, and comes last
+    longer = true_loss(model, replace(batch, labels=([1, 2], [3], [2, 2, 4, 4])))
+    assert longer[2] == -math.inf and torch.equal(longer[:2], losses[:2])

@@ -146,7 +146,8 @@ for preset in ("tiny", "warm"):
 """
 
 
-def test_base_training_can_go_on_from_the_embedded_corpus(root):
+def test_base_training_can_go_on_from_the_embedded_corpus(spoken_root):
+    root = spoken_root
     tiny = (root / "configs" / "tiny.yaml").read_text()
     (root / "configs" / "warm.yaml").write_text(tiny + "start: tiny\n")
     environment = {**os.environ, "ALSPEECH_ROOT": str(root)}

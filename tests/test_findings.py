@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from alspeech import findings
+from alspeech import findings, lessons
 from alspeech.sisters import findings as of_sisters
+from alspeech.statistics import AREA, comparisons
 from alspeech.workshop.errors import UserError
 
-ALL = findings.PASSAGES | of_sisters.PASSAGES
+ALL = findings.PASSAGES | lessons.PASSAGES | of_sisters.PASSAGES
 
 
 @pytest.mark.parametrize("page", findings.FILES)
@@ -36,26 +37,39 @@ def test_no_result_is_typed_by_hand(page):
 
 
 def curves(**gains) -> pd.DataFrame:
-    """Eight seeds, two percentages; each method's WER less random's."""
+    """Eight seeds, two percentages; each method's WER less random's, and a base model."""
     rng, rows = np.random.default_rng(0), []
     for seed in range(8):
-        for percent in (10, 20):
-            for name, gain in {"random": 0, **gains}.items():
-                wer = 20 + gain + 0.1 * rng.normal()
-                rows.append({"strategy": name, "query_percent": percent, "seed": seed, "wer": wer})
+        cells = [(name, gain, p) for p in (10, 20) for name, gain in {"random": 0, **gains}.items()]
+        for name, gain, percent in [("base", 5, 0), *cells]:
+            wer = 20 + gain + 0.1 * rng.normal()
+            rows.append({"strategy": name, "query_percent": percent, "seed": seed, "wer": wer,
+                         "hours": percent / 100})  # fmt: skip
     return pd.DataFrame(rows)
 
 
+def held(margin=None, endpoint="mean", **gains) -> pd.DataFrame:
+    return comparisons(curves(**gains), metrics=["wer"], margin=margin, endpoint=endpoint)
+
+
 def test_the_unpleasant_is_said_as_the_pleasant_is():
-    text = findings.single(curves(egl=+2, entropy=-2, pctc=0), ["wer"])
+    text = findings.single(held(egl=+2, entropy=-2, pctc=0))
     assert text.startswith("Of 6 comparisons with random at single percentages (EGL, entropy and ")
     assert "*better*: entropy in WER at 10 and 20 %. *worse*: EGL in WER at 10 and 20 %" in text
     assert "leaves 2: *better*: entropy in WER. *worse*: EGL in WER. In the rest" in text
-    nothing = findings.single(curves(egl=0), ["wer"])
-    assert nothing.count("leaves none: *no difference seen*") == 2
-    table = findings.against_random(curves(egl=+2, pctc=0), ["wer"]).splitlines()
-    assert table[2].startswith("| EGL | **+2.0") and table[3].startswith("| pCTC | ")
+    nothing = findings.single(held(egl=0))
+    assert nothing.count("leaves none: All the same *no difference seen*") == 2
+    table = findings.against_random(held(egl=+2, pctc=0)).splitlines()
+    assert table[2].startswith("| EGL | **+") and table[3].startswith("| pCTC | ")
     assert "**" not in table[3]
+
+
+def test_what_was_tested_for_equivalence_is_told_from_what_is_not_decided():
+    area = findings.single(held(margin=0.5, endpoint=AREA, egl=+2, pctc=0))
+    assert "Of the area under the curve, corrected over the 2 methods" in area
+    assert area.endswith("it leaves 1: *worse*: EGL in WER. *no difference*: pCTC in WER.")
+    careful = findings.single(held(margin=0.01, endpoint=AREA, pctc=0))
+    assert careful.endswith("it leaves none: All the same *not decided*.")
 
 
 def test_another_table_is_another_page():

@@ -121,7 +121,7 @@ def test_every_folder_that_a_step_opens_is_of_a_step_before_it(computed, name):
             add(known)
 
     add(step)
-    opened = {other.key: other.name for other in computed.seen[name].opened}
+    opened = computed.seen[name].opened
     assert {key: name for key, name in opened.items() if key not in before} == {}
 
 
@@ -143,8 +143,14 @@ KEPT = [
     ("speech.clips", "def read_esc10(", set(STEPS)),
     ("speech.readers", "def read_kaldi(", set(STEPS) - {"recordings"}),
     ("speech.synthesis", "def serve(", set(STEPS) - {"corpus"}),
-    ("sisters.slimipl", "def plan(", {*companion.FIGURES, *companion.LOSS_PREDICTION, "run"}),
-    ("sisters.joint", "\nimport", {*companion.FIGURES, *companion.PSEUDO_LABELS, "run"}),
+    ("studies", "def run(", set(STEPS)),
+    ("studies", "def _row(", set(STEPS)),
+    ("lessons", "\nimport", set(STEPS)),
+    ("claims", "\nimport", set(STEPS)),
+    ("sisters.slimipl", "def plan(", {*companion.FIGURES, *companion.STUDIES,
+                                     *companion.LOSS_PREDICTION, "run"}),
+    ("sisters.joint", "\nimport", {*companion.FIGURES, *companion.STUDIES,
+                                   *companion.PSEUDO_LABELS, "run"}),
     ("training", "def fit(", {"corpus", "features", "recordings", "digits", "log-mel", "run"}),
 ]  # fmt: skip
 
@@ -163,7 +169,12 @@ def test_an_edit_elsewhere_changes_no_code(computed, edit, module, old, kept):
     ("experiment", "updates=updates, rate=rate", "updates=1, rate=rate", {"cell", "all"}),
     ("sisters.loss_prediction", '"rate": config.rate', '"rate": 1.0', {"joint", "whole pool"}),
     ("sisters.pseudo_labels", 'data.split("base"), data', 'data.split("test"), data', {"hard"}),
-    ("speech.corpus", "sorted(chosen)]", "sorted(chosen)[:9]]", {"cell", "all", "round"}),
+    ("speech.corpus", "sorted(chosen)]", "sorted(chosen)[:9]]", {"cell", "all", "round",
+                                                                 "second round"}),
+    ("studies", "seed + 1000 * number", "seed", {"first round", "second round", "batch"}),
+    ("studies", 'read_csv(before.folder()', 'read_csv(folder', {"second round"}),
+    ("querying", "reindex(pool", "reindex(known", {"oracle", "clusters", "first round"}),
+    ("acquisition", "kmeans2(points", "kmeans2(-points", {"clusters"}),
     ("sisters.aloe", "enumerate(ids)", "enumerate(ids[::-1])", {"run"}),
     # constants, and what is added at a module's end
     ("sisters.loss_prediction", '{"weight": 0.0}', '{"weight": 0.1}', {"joint"}),
@@ -272,6 +283,7 @@ NOT_NEEDED = {
         **dict.fromkeys(("every", "rate", "dropout"), "it has its own"),
     },
 }
+NOT_NEEDED["from scratch"] = dict.fromkeys(("updates", "refit"), "it is told")
 FREE = ("blocks", "rate", "cache", "replacement")  # it has free_blocks, free_rate …
 NOT_NEEDED |= dict.fromkeys(("prior", "sampled"), dict.fromkeys(FREE[1:], "regime"))
 
@@ -279,7 +291,7 @@ NOT_NEEDED |= dict.fromkeys(("prior", "sampled"), dict.fromkeys(FREE[1:], "regim
 def other(value):
     """Another value of the same kind."""
     words = {"lstm": "gru", "log-mel": "spectrogram", "en": "cmn", "english": "learned"}
-    words |= {"ranking": "smooth_l1", "token": "utterance", "": "house"}
+    words |= {"ranking": "smooth_l1", "token": "utterance", "": "house", "on": "scratch"}
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

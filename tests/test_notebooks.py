@@ -22,6 +22,7 @@ from alspeech.speech.players import players
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PAPER = NOTEBOOKS[:4]
 FIGURES = ("fig1_error_curves", "fig2a_pctc_vs_entropy", "fig2b_egl_vs_entropy")
+OF_THE_MAP = ("fig_map_differences", "fig_map_savings", "fig_studies")
 
 
 def cells(path, kind):
@@ -43,9 +44,11 @@ def test_a_notebook_is_committed_without_outputs_and_is_made_to_be_read(path):
 
 def test_a_notebook_is_executed_by_the_command_and_kept(spoken_root):
     root, path = spoken_root, PAPER[2]  # which trains every cell there is
+    preset = root / "configs" / "tiny.yaml"  # with fewer of them than elsewhere
+    preset.write_text(preset.read_text().replace("[20, 50]", "[50]").replace("pctc, egl", "egl"))
     (root / "results").mkdir()
     shutil.copy(REPOSITORY / "results" / "paper_table1.csv", root / "results")
-    done = alspeech(root, "notebook", str(path), "--preset", "tiny")
+    done = alspeech(root, "notebook", str(path), "--preset", "tiny", ALSPEECH_JOBS="1")
     assert done.returncode == 0, done.stderr
     executed = root / "build" / "synthetic-tiny" / path.name
     outputs = [output for cell in cells(executed, "code") for output in cell.outputs]
@@ -58,12 +61,19 @@ def test_a_notebook_is_executed_by_the_command_and_kept(spoken_root):
 def test_the_notebooks_regenerate_figures_and_tables(executed):
     assert not (executed / "told").read_text()
     figures, results = (executed / place / "synthetic-small" for place in ("figures", "results"))
-    for name in FIGURES:
+    for name in (*FIGURES, *OF_THE_MAP):
         assert (figures / f"{name}.png").stat().st_size > 10_000
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert {path.name for path in results.iterdir()} >= {
-        "table1.csv", "table1.md", "error_curves.csv", "scores.csv", "provenance.json"
+        "table1.csv", "table1.md", "error_curves.csv", "scores.csv", "comparisons.csv",
+        "cell_errors.csv", "training.csv", "rounds.csv", "provenance.json",
+        "provenance_studies.json",
     }  # fmt: skip
+    curves = pd.read_csv(results / "error_curves.csv")
+    assert list(curves["scenario"].unique()) == ["rare_topics", "unintelligible"]
+    assert curves["updates"].nunique() == 1  # in both, base and all
+    bought = pd.read_csv(results / "scores.csv").groupby("scenario")["kind"].agg(set)
+    assert "unintelligible" in bought["unintelligible"] - bought["rare_topics"]
 
 
 def test_players_embed_the_audio_and_escape_the_text(tmp_path):

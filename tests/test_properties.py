@@ -16,6 +16,7 @@ from pathlib import Path
 
 import fuzz
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -27,6 +28,7 @@ from test_decoding import all_labelings
 from alspeech.acquisition import expected_squared_norm
 from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
 from alspeech.decoding import best_path, n_best
+from alspeech.querying import query
 from alspeech.speech import readers
 from alspeech.speech.text import Alphabet, learn_alphabet, normalise, words
 from alspeech.statistics import interval, spearman
@@ -190,6 +192,31 @@ def test_rank_correlation_asks_for_order_alone(values):
     x = np.array(values)
     assert spearman(x, x**3) == pytest.approx(1) and spearman(x, -x) == pytest.approx(-1)
     assert spearman(np.exp(x), x[::-1]) == pytest.approx(spearman(x[::-1], x))
+
+
+# ---------------------------------------------------------------- budgets
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 30), st.floats(0, 1)), min_size=1, max_size=12),
+    st.floats(0, 1),
+)
+def test_a_budget_in_seconds_is_spent_to_within_one_utterance(pool, share):
+    ids = [f"u{i}" for i in range(len(pool))]
+    seconds, scores = (pd.Series(column, ids) for column in zip(*pool, strict=True))
+    budget = seconds.min() + share * (seconds.sum() - seconds.min())
+    bought, order = query(scores, budget, seconds), query(scores, 100)
+    assert bought and len(set(bought)) == len(bought)
+    spent = seconds.loc[bought].sum()
+    assert spent <= budget + 1e-6
+    if seconds[order[0]] > budget:  # the first that can be paid for, and nothing before it
+        assert bought == next([x] for x in order if seconds[x] <= budget)
+    else:  # the longest prefix that fits
+        assert bought == order[: len(bought)]
+        following = order[len(bought) : len(bought) + 1]
+        assert all(spent + seconds[x] > budget for x in following)
+    # to within one utterance
+    assert budget - spent < seconds.max() or len(bought) == len(pool)
 
 
 # ---------------------------------------------------------------- keys of the store
@@ -372,7 +399,7 @@ def test_kaldi_tables_say_what_was_written_into_them(tmp_path_factory, drawn):
 
 
 def test_a_few_malformed_corpora_and_a_few_kills_end_as_they_must():
-    commands = (["fuzz.py", "--number", "60"], ["soak.py", "--kills", "6", "--system", "figures"])
+    commands = (["fuzz.py", "--number", "60"], ["soak.py", "--kills", "6", "--system", "map"])
     running = [
         subprocess.Popen(
             [sys.executable, REPOSITORY / "tests" / command[0], *command[1:]],

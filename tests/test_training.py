@@ -10,8 +10,8 @@ import torch
 from conftest import TINY, manifest_of, tiny_batch, tiny_model
 from test_decoding import all_labelings, posterior
 
-from alspeech import experiment, metrics, training
-from alspeech.acquisition import ACQUISITIONS
+from alspeech import experiment, metrics, querying, training
+from alspeech.acquisition import ACQUISITIONS, ORACLES
 from alspeech.ctc import ctc_losses
 from alspeech.model import DeepSpeech2, count_parameters
 from alspeech.querying import query, rank, score
@@ -181,6 +181,46 @@ def test_a_chinese_character_is_a_word_of_its_own():
     assert (counts["word_errors"], counts["words"]) == (2, 5)
 
 
+def test_rare_groups_weigh_as_much_as_frequent_ones_in_the_macro_error():
+    """By hand: 10 %, 50 % and a group of silence, which has no words to get wrong."""
+    rows = [("a b c d e", "a b c d e"), ("a b c d e", "a b c d x"), ("a b", "a"), ("", "um")]
+    frame = pd.DataFrame([{"ctc": 1.0, **metrics.errors(*row)} for row in rows])
+    groups = pd.Series(["command", "command", "city", "silence"], index=[7, 8, 9, 10])
+    figures = metrics.summarise(frame, groups)
+    assert figures["macro_wer"] == pytest.approx((10 + 50) / 2)
+    assert figures["wer"] == pytest.approx(100 * (1 + 1 + 1) / 12)  # "um" counts here
+    assert metrics.summarise(frame)["macro_wer"] == figures["wer"]
+    # an utterance whose group is unknown is in none
+    unknown = pd.Series(["command", "command", "city", None])
+    assert metrics.summarise(frame, unknown)["macro_wer"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize("reference, hypothesis, wrong", [
+    ("call zoe now", "call zoe now", 0),
+    ("call zoe now", "call joe now", 1),  # another word in its place
+    ("call zoe now", "call now", 1),  # none
+    ("call zoe now", "call zoe zoe now", 0),  # what is inserted belongs to no word
+    ("call zoe now", "please call zoe", 0),  # the others are known
+    ("call zoe zed", "call ned zed", 1),
+    ("call zoe zed", "", 2),
+])  # fmt: skip
+def test_errors_in_unseen_words_are_read_off_the_alignment(reference, hypothesis, wrong):
+    counts = metrics.errors(reference, hypothesis, frozenset(["call", "now", "please"]))
+    unseen = sum(word in ("zoe", "zed") for word in reference.split())
+    assert (counts["unseen_errors"], counts["unseen"]) == (wrong, unseen)
+
+
+def test_the_error_in_unseen_words_is_a_corpus_sum_and_none_without_any():
+    known = frozenset(["call", "now"])
+    rows = [("call zoe now", "call joe"), ("call zed", "call zed"), ("call now", "now now")]
+    frame = pd.DataFrame([{"ctc": 1.0, **metrics.errors(*row, known)} for row in rows])
+    assert metrics.summarise(frame)["unseen_wer"] == pytest.approx(100 * 1 / 2)
+    assert math.isnan(metrics.summarise(frame[2:])["unseen_wer"])  # all are known
+    assert "unseen" not in metrics.errors("call zoe", "call joe")  # nobody said what is known
+    plain = frame.drop(columns=["unseen", "unseen_errors"])
+    assert math.isnan(metrics.summarise(plain)["unseen_wer"])
+
+
 def test_infinite_losses_are_left_out_and_counted():
     frame = pd.DataFrame([{"ctc": c, **metrics.errors("a", "a")} for c in (1.0, math.inf, 3.0)])
     figures = metrics.summarise(frame)
@@ -215,6 +255,33 @@ def test_query_percentages_outside_the_pool_are_refused(percent):
         query(pd.Series({"a": 1.0}), percent)
 
 
+SECONDS = pd.Series({"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0})
+BY_ID = pd.Series({"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0})  # scores: a ranks first
+
+
+@pytest.mark.parametrize("seconds, bought", [
+    (10, "abcd"), (9.99, "abc"), (7, "ab"), (6.99, "a"), (4, "a"),
+    (3.5, "b"), (1, "d"),  # not even the first can be paid for: the first that can
+])  # fmt: skip
+def test_a_budget_in_seconds_pays_for_what_ranks_first(seconds, bought):
+    assert query(BY_ID, seconds, SECONDS) == list(bought)
+    assert query(BY_ID, seconds, SECONDS[::-1]) == list(bought)  # durations go by id
+
+
+def test_seconds_that_add_up_to_the_budget_are_spent_to_the_last():
+    """Ten times 0.1 is 0.9999… in floating-point numbers, and ten times 0.3 3.0000…4."""
+    for each in (0.1, 0.3):
+        tenths = pd.Series(each, index=[f"u{i}" for i in range(20)])
+        assert len(query(tenths, 10 * each, tenths)) == 10
+
+
+@pytest.mark.parametrize("seconds", [0.99, 0, -3, 10.01])
+def test_a_budget_that_pays_for_nothing_or_for_more_than_there_is_is_one_line(seconds):
+    with pytest.raises(UserError, match="query_seconds .* takes 1.00 s, all of them 10 s") as error:
+        query(BY_ID, seconds, SECONDS)
+    assert "\n" not in str(error.value) and f"query_seconds {seconds:g}:" in str(error.value)
+
+
 def test_an_unknown_strategy_is_told_before_anything_is_trained(monkeypatch):
     monkeypatch.setattr(experiment, "in_parallel", lambda *_: pytest.fail("trained"))
     settings = replace(load_settings("smoke"), strategies=("random", "entrpy"))
@@ -241,6 +308,84 @@ def test_longer_utterances_in_the_pool_add_no_padding(store, strategy):
     shortest = manifest[frames == 32]
     alone, among = (score(model, store, pool, strategy) for pool in (shortest[:1], manifest))
     assert alone.iloc[0] == pytest.approx(among[alone.index[0]], rel=1e-4)
+
+
+def test_clusters_are_the_same_for_any_order_of_the_pool(store):
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    found = score(model, store, manifest, "random_clusters", seed=3)
+    for seed in range(3):
+        mixed = manifest.sample(frac=1, random_state=seed)
+        again = score(model, store, mixed, "random_clusters", seed=3)
+        assert list(again.index) == list(mixed["utt_id"])
+        assert again.loc[found.index].equals(found)
+    assert not score(model, store, manifest, "random_clusters", seed=4).equals(found)
+
+
+def test_random_in_clusters_takes_one_of_each_before_a_second_of_any(store, monkeypatch):
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    names = np.repeat([0, 1, 2, 3], [30, 6, 3, 1])
+    monkeypatch.setattr(querying, "cluster", lambda points, seed: names)  # in the order of ids
+    first = query(score(model, store, manifest, "random_clusters"), 100 * 10 / 40)
+    own = dict(zip(sorted(manifest["utt_id"]), names, strict=True))
+    turns = [sorted(own[utt_id] for utt_id in part) for part in (first[:4], first[4:7], first[7:])]
+    assert turns == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2]]
+
+
+def test_the_oracle_of_groups_takes_the_rare_ones_too(store):
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    kinds = manifest.assign(kind=["city"] * 2 + ["command"] * 38)
+    first = query(score(model, store, kinds, "oracle_groups", group="kind"), 10)
+    assert len(first) == 4 and {"u0", "u1"} < set(first)
+    # where there are no groups, it is random
+    alone = score(model, store, manifest, "oracle_groups", seed=5)
+    drawn = score(model, store, manifest, "random", seed=5)
+    assert rank(alone).equals(rank(drawn))
+
+
+@pytest.mark.parametrize("name", ["oracle_gradient", "oracle_loss"])
+def test_oracles_read_transcripts_and_put_last_what_nobody_can_read(store, name):
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    whole = score(model, store, manifest, name, alphabet=ABC)
+    assert whole.notna().all()
+    harmed = manifest.copy()
+    harmed.loc[[4, 9], "text"] = "[unintelligible]"
+    harmed.loc[20, "text"] = ""
+    found = score(model, store, harmed, name, alphabet=ABC)
+    others = harmed.index.difference([4, 9, 20])
+    assert found.iloc[[4, 9, 20]].isna().all()
+    assert found.iloc[others].tolist() == pytest.approx(whole.iloc[others].tolist(), rel=1e-4)
+    assert list(rank(found).sort_values().index[-3:]) == ["u20", "u4", "u9"]
+    other = manifest.copy()
+    other.loc[4, "text"] = "a" if manifest["text"][4] != "a" else "b"
+    changed = score(model, store, other, name, alphabet=ABC)
+    assert changed["u4"] != pytest.approx(whole["u4"], rel=1e-2)
+
+
+def test_of_silence_the_oracle_knows_that_nothing_is_said(store):
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    silent = manifest.assign(kind="command")
+    silent.loc[0, ["text", "kind"]] = ["", "silence"]
+    for name in ("oracle_gradient", "oracle_loss"):
+        assert np.isfinite(score(model, store, silent, name, alphabet=ABC)).all()
+
+
+NO_ORACLE = [name for name in ACQUISITIONS if name not in ORACLES and name != "loss_prediction"]
+
+
+@pytest.mark.parametrize("name", NO_ORACLE)
+def test_no_other_score_looks_at_a_transcript(store, name):
+    store, manifest = store
+    model = tiny_model(dtype=torch.float32, symbols=len(ABC))
+    pool = manifest[:12].assign(kind="command")
+    found = score(model, store, pool, name, alphabet=ABC, group="kind")
+    others = pool.assign(text=["[unintelligible]", "", "abcd" * 20] * 4, kind=list("abcdefghijkl"))
+    assert score(model, store, others, name, alphabet=ABC, group="kind").equals(found)
+    assert score(model, store, pool.drop(columns="text"), name).equals(found)
 
 
 def test_a_model_takes_batches_of_one_length():

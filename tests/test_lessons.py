@@ -1,0 +1,163 @@
+"""What notebook 8 and README.md say of scenarios: known sentences of tables made by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from alspeech import lessons
+from alspeech.statistics import AREA
+from alspeech.workshop.config import load_settings, scenarios
+
+INF = math.inf
+
+
+def against(scenario, method, difference, verdict, metric="macro_wer", percent=AREA) -> dict:
+    """A row of comparisons, with an interval of ±0.5."""
+    return {
+        "scenario": scenario, "method": method, "metric": metric, "query_percent": percent,
+        "difference": difference, "low": difference - 0.5, "high": difference + 0.5,
+        "verdict": verdict,
+    }  # fmt: skip
+
+
+DIFFERENCES = pd.DataFrame([
+    against("rare_topics", "entropy", -4, "better"),
+    against("rare_topics", "egl", 2, "worse"),
+    against("rare_accents", "entropy", -0.3, "not decided"),
+    against("junk", "entropy", 2, "worse"),
+    against("even", "entropy", 0.1, "no difference"),
+    against("even", "egl", -1, "better"),
+    # not the endpoint, and not its measure
+    against("even", "pctc", -9, "better", percent="10"),
+    against("junk", "egl", -9, "better", metric="wer"),
+    # a scenario that no rule is about
+    against("call_log", "entropy", -7, "better"),
+])  # fmt: skip
+
+
+def test_rules_are_told_with_their_counter_examples():
+    rare, junk, even = lessons.rules(DIFFERENCES)
+    assert "(*rare topics* and *rare accents*): *better* in 1 of 3 comparisons" in rare
+    assert "(entropy in *rare topics* −4.0 [−4.5, −3.5])" in rare
+    assert "counter-examples: EGL in *rare topics* +2.0 [+1.5, +2.5]; 1 neither." in rare
+    assert "(*junk*): *worse* in 1 of 1" in junk and junk.endswith("; no counter-example.")
+    # where nothing should differ, both signs speak against it
+    assert "*no difference* in 1 of 2" in even
+    assert even.endswith("counter-examples: EGL in *even* −1.0 [−1.5, −0.5].")
+    assert "−9" not in rare + junk + even and "call log" not in rare + junk + even
+
+
+def test_a_rule_about_nothing_that_was_run_is_not_told():
+    assert len(lessons.rules(DIFFERENCES[DIFFERENCES["scenario"] == "junk"])) == 1
+    assert {name for names, *_ in lessons.RULES for name in names} <= set(scenarios())
+
+
+@pytest.mark.parametrize("median, low, high, text", [
+    (0.4, 0.1, 0.6, "+40 %\n[+10 %, +60 %]"),
+    (-0.25, -INF, 0.5, "−25 %\n[−∞, +50 %]"),
+    (-INF, -INF, -0.1, "−∞\n[−∞, −10 %]"),  # no better than the base model
+    (0.5, 0.2, 1.0, "+50 %\n[+20 %, +100 %]"),
+    (0.4, -INF, 1.0, "+40 %"),  # less than six seeds have no interval
+    (-INF, -INF, 1.0, "−∞"),
+])  # fmt: skip
+def test_savings_are_told_with_what_is_out_of_reach(median, low, high, text):
+    rows = [("junk", "egl", median, low, high), ("even", "egl", 0, 0, 0),
+            ("junk", "pctc", 0.1, 0, 0.2), ("even", "pctc", 0.3, 0.3, 0.3)]  # fmt: skip
+    saved = pd.DataFrame(rows, columns=["scenario", "method", "median", "low", "high"])
+    values, texts = lessons.savings(saved, ["pctc", "egl"])
+    assert texts.loc["junk", "egl"] == text
+    assert list(texts.columns) == ["pctc", "egl"] and list(texts.index) == ["junk", "even"]
+    assert values.loc["junk", "egl"] == pytest.approx(100 * median)
+    assert texts.loc["even"].tolist() == ["+30 %\n[+30 %, +30 %]", "0 %\n[0 %, 0 %]"]
+
+
+def test_scenarios_are_paragraphs_that_leave_none_out():
+    rows = [
+        against(scenario, "entropy", d, verdict, percent=percent)
+        for scenario, d, verdict in [("junk", 2, "worse"), ("even", 0, "no difference")]
+        for percent in (AREA, "10", "20")
+    ]
+    junk, even = lessons.in_scenarios(pd.DataFrame(rows))
+    assert junk.startswith("***junk*.** ") and "Of 2 comparisons" in junk
+    assert "*worse*: entropy in macro WER at 10 and 20 %" in junk
+    assert "leaves none: *no difference*: entropy in macro WER at 10 and 20 %" in even
+
+
+# ---------------------------------------------------------------- studies
+
+
+def rounds(lead: float) -> pd.DataFrame:
+    """Rounds are ``lead`` points better than the batch by EGL, and no better by entropy."""
+    return pd.DataFrame([
+        {"strategy": strategy, "how": how, "seed": seed, "rounds": 4, "query_percent": 20,
+         "macro_wer": 30 + seed + (how == "rounds") * (-gain + 0.01 * (-1) ** seed)}
+        for strategy, gain in (("entropy", 0), ("egl", lead))
+        for how in ("rounds", "batch") for seed in range(4)
+    ])  # fmt: skip
+
+
+def test_rounds_are_held_against_one_batch_as_one_family():
+    text = lessons.in_rounds(rounds(2))
+    assert text.startswith("4 rounds less one batch, 20 % queried in all, points of macro WER: ")
+    assert "entropy 0.0 [0.0, 0.0] (no difference seen)" in text
+    assert text.endswith("and EGL **−2.0 [−2.0, −2.0]** (better).")
+    assert "EGL **+2.0 [+2.0, +2.0]** (worse)" in lessons.in_rounds(rounds(-2))
+
+
+def test_a_length_s_worth_is_what_the_next_length_takes_off():
+    lengths = {("on", 100): 30.0, ("on", 200): 27.0, ("on", 400): 26.5, ("scratch", 200): 29.0}
+    table = pd.DataFrame([
+        {"refit": refit, "given": given, "updates": given + 500 * (refit == "scratch"),
+         "strategy": strategy, "seed": seed, "macro_wer": wer + seed + 5 * (strategy == "base")}
+        for (refit, given), wer in lengths.items() for strategy in ("base", "all")
+        for seed in range(3)
+    ])  # fmt: skip
+    text = lessons.lengths(table)
+    steps = "−3.0 [−3.0, −3.0] from 100 to 200 and −0.5 [−0.5, −0.5] from 200 to 400"
+    assert f"base data alone: {steps}. all labels: {steps}." in text
+    # against going on for as long as it went on after what the base model had
+    assert text.endswith("all labels from scratch, against going on: +2.0 [+2.0, +2.0].")
+
+
+# ---------------------------------------------------------------- what was bought, and the paper
+
+
+def test_what_a_method_buys_is_told_by_group():
+    """A pool of ten: entropy buys both silences first, EGL none."""
+    kinds = ["silence"] * 2 + ["command"] * 8
+    pool = pd.DataFrame({"scenario": "junk", "kind": kinds, "entropy": range(10, 0, -1),
+                         "egl": range(10)})  # fmt: skip
+    scores = pd.concat([pool.assign(seed=seed) for seed in (0, 1)])
+    settings = load_settings("smoke")
+    shares = lessons.bought(scores, settings.__class__("x", strategies=("entropy", "egl")), 20)
+    assert shares.loc[("junk", "silence")].to_dict() == {"pool": 0.2, "entropy": 1.0, "EGL": 0.0}
+    assert shares.loc[("junk", "command")].to_dict() == {"pool": 0.8, "entropy": 0.0, "EGL": 1.0}
+
+
+def test_the_paper_is_beside_ours_at_every_percentage_that_both_have(monkeypatch):
+    rows = [
+        against("rare_topics", method, -percent / 10, "better", "wer", str(percent))
+        for method in ("entropy", "egl", "longest") for percent in (5, 10, 30)
+    ]  # fmt: skip
+    rows.append(against("rare_topics", "egl", -3, "better", "wer"))
+    curves = pd.DataFrame([
+        {"strategy": strategy, "seed": seed, "query_percent": 0, "wer": wer + seed}
+        for strategy, wer in (("base", 40), ("all", 30)) for seed in (0, 1)
+    ])  # fmt: skip
+    ranks = {name: [1.0, 2.0, 3.0, 0.5] for name in ("entropy", "pctc")} | {"egl": [3, 2, 1, 4]}
+    scores = pd.concat([pd.DataFrame(ranks).assign(seed=seed) for seed in (0, 1)])
+    monkeypatch.setattr(lessons, "run_tables", lambda _: (curves, pd.DataFrame(rows)))
+    monkeypatch.setattr(lessons, "table", lambda *_: scores)
+    lines = lessons.paper().splitlines()[2:]
+    told = [line.split(" | ")[0].removeprefix("| ") for line in lines]
+    assert told == [
+        "Figure 1, error curves",
+        *(f"Table 1, {name} − random at {percent} %, WER points"
+          for name in ("EGL", "entropy") for percent in (10, 30)),
+        "Figure 2a, ρ of pCTC and entropy", "Figure 2b, ρ of EGL and entropy",
+    ]  # fmt: skip
+    assert "WER 40.5 % (base data alone) to 30.5 % (all labels), a gain of 10.0 [10" in lines[0]
+    assert "**−1.00 [−1.50, −0.50]**: better | −3.32 (one run)" in lines[1]  # 28.15 − 31.47
+    assert "**−3.00 [−3.50, −2.50]**: better | −0.76 (one run)" in lines[4]  # 23.32 − 24.08
+    assert "1.00 [1.00, 1.00]" in lines[5] and "−1.00 [−1.00, −1.00]" in lines[6]
