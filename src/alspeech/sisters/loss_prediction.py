@@ -148,7 +148,10 @@ def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step
         left = pool[~pool["utt_id"].isin(chosen)].reset_index(drop=True)
         if not (folder / "scores.csv").exists():  # a killed run may have left them
             model = load_weights(_untrained(settings, "joint"), before)
-            scores = score(model, data.store, left, strategy, **options)
+            scores = score(
+                model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
+                **options,
+            )  # fmt: skip
             write_csv(folder / "scores.csv", scores.reset_index())
         order = rank(read_scores(folder)).sort_values().index
         wanted = round(len(pool) * percent / 100)
