@@ -65,6 +65,7 @@ LOSS_PREDICTION = {
     "predicted": (loss_prediction.predicted, "joint", 0),
     "round": (loss_prediction.round_, "loss_prediction", 20, 0),
     "next round": (loss_prediction.round_, "loss_prediction", 50, 0),
+    "oracle's round": (loss_prediction.round_, "oracle_loss", 20, 0),
     "whole pool": (loss_prediction.whole_pool, 0),
 }
 NOTHING = pseudo_labels.NOTHING

@@ -200,11 +200,13 @@ def spoken_root(root, spoken):
 # Runs ``python -m alspeech`` in forks of a process that has imported what others wrote (which
 # takes longer than most of what is asked for here) and nothing of ours.
 COMMANDS = """
-import json, os, runpy, sys
+import atexit, gc, json, os, runpy, sys, threading, traceback
 import alspeech.studies, alspeech.sisters.findings, alspeech.speech.synthesis
 import scipy.cluster.vq, scipy.signal, torch._dynamo
 for name in [name for name in sys.modules if name.partition(".")[0] == "alspeech"]:
     del sys.modules[name]
+gc.collect()
+gc.freeze()
 for line in sys.stdin:
     folder, arguments, environment = json.loads(line)
     child = os.fork()
@@ -213,8 +215,17 @@ for line in sys.stdin:
             os.dup2(os.open(os.path.join(folder, name), how), number)
         os.environ.clear()
         os.environ.update(environment)
-        sys.argv = ["alspeech", *arguments]
-        runpy.run_module("alspeech", run_name="__main__", alter_sys=True)
+        sys.argv, code = ["alspeech", *arguments], 1
+        try:
+            runpy.run_module("alspeech", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)  # to tidy up after the imports takes longer than a command
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 

@@ -99,7 +99,8 @@ def test_every_score_is_taken_where_the_model_is(strategy, model):
         pytest.skip("needs a joint recogniser")
     options = {"labelings": 10} if "egl" in strategy else {}
     scores = here_and_there(
-        lambda m: score(m, Store(6), POOL, strategy, **options), model(dtype=torch.float32)
+        lambda m: score(m, Store(6), POOL, strategy, alphabet=ALPHABET, **options),
+        model(dtype=torch.float32),
     )
     np.testing.assert_allclose(*scores, rtol=1e-2)  # bf16 here, perhaps, and none there
 

@@ -109,7 +109,10 @@ def undisturbed(tmp_path_factory):
         assert server.wait() == 0, server.log.read_text()
         seconds.append(time.monotonic() - begun)
     server.end()
-    assert tables(root).keys() == {"error_curves.csv", "scores.csv"} and not leftovers(root)
+    assert tables(root).keys() == {
+        "error_curves.csv", "scores.csv", "comparisons.csv", "cell_errors.csv"
+    }  # fmt: skip
+    assert not leftovers(root)
     (corpus,) = (path for path in root.glob("data/synthetic-*") if "-features-" not in path.name)
     return tables(root), seconds, corpus
 
@@ -241,7 +244,10 @@ def gone(run: subprocess.Popen) -> None:
     # more memory than an address has room for
     (("hidden: 12", "hidden: 1000000000000"), 1, ["RuntimeError", "synthetic-bad/error.log"]),
 ])  # fmt: skip
-def test_an_error_in_a_worker_is_one_line_with_what_and_where(root, change, status, words):
+def test_an_error_in_a_worker_is_one_line_with_what_and_where(
+    root, undisturbed, change, status, words
+):
+    give(root, undisturbed[2])
     tiny = (root / "configs" / "tiny.yaml").read_text()
     (root / "configs" / "bad.yaml").write_text(tiny.replace(*change))
     done = alspeech(root, "run", "--preset", "bad", ALSPEECH_JOBS=str(3 - status))

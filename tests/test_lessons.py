@@ -161,3 +161,24 @@ def test_the_paper_is_beside_ours_at_every_percentage_that_both_have(monkeypatch
     assert "**−1.00 [−1.50, −0.50]**: better | −3.32 (one run)" in lines[1]  # 28.15 − 31.47
     assert "**−3.00 [−3.50, −2.50]**: better | −0.76 (one run)" in lines[4]  # 23.32 − 24.08
     assert "1.00 [1.00, 1.00]" in lines[5] and "−1.00 [−1.00, −1.00]" in lines[6]
+
+
+def test_power_is_told_of_the_run_at_hand(monkeypatch):
+    """Differences of ±1 over four seeds: a standard deviation of 1.15 points."""
+    asked, rows = [], []
+    for seed, lead in enumerate((1, -1, 1, -1)):
+        cells = (("base", 0, 40), ("random", 10, 30), ("egl", 10, 30 + lead), ("all", 100, 20))
+        for strategy, percent, wer in cells:
+            rows.append({"strategy": strategy, "query_percent": percent, "seed": seed,
+                         "macro_wer": wer, "hours": percent / 100})  # fmt: skip
+    monkeypatch.setattr(
+        lessons, "table", lambda run, name: asked.append((run, name)) or pd.DataFrame(rows)
+    )
+    lines = lessons.power(load_settings("smoke")).splitlines()
+    assert asked == [("synthetic-smoke", "error_curves")]
+    assert len(lines) == 1 + 2 * 3 and lines[0].split()[-2:] == ["needed", "needed_holm"]
+    single = [line.split() for line in lines if " 10 " in line]
+    assert [row[-4:-2] for row in single] == [["1.15", "0.5"], ["1.15", "1.0"], ["1.15", "2.0"]]
+    # about (1.96 + 0.84)² (sd / difference)² of them, and two more for t
+    needed = [float(row[-2]) for row in single]
+    assert needed == sorted(needed, reverse=True) and 42 <= needed[0] <= 45

@@ -72,7 +72,7 @@ def chosen_by(house, name) -> list[str]:
         return experiment.queried(settings, *what[2:])
     if make is pseudo_labels.pseudo_labelled:
         return pseudo_labels.queried(settings, *what[2:])
-    if make is studies.leg or name in ("round", "next round", "whole pool"):
+    if make is studies.leg or name in ("round", "next round", "oracle's round", "whole pool"):
         return list(read_csv(house.step(name).folder() / "queried.csv")["utt_id"])
     return []
 
@@ -197,7 +197,9 @@ def test_a_step_comes_out_the_same_where_the_unqueried_transcripts_are_sealed(
     assert json.loads(json.dumps(metrics)).items() <= written.items()
 
 
-@pytest.mark.parametrize("name", ["cell", "first round", "round", "whole pool", "oracle"])
+@pytest.mark.parametrize(
+    "name", ["cell", "first round", "round", "whole pool", "oracle", "oracle's round"]
+)
 def test_the_seal_holds_where_it_is_tried(house, seal, tmp_path, name):
     seal(name, chosen_by(house, name)[1:])
     with pytest.raises(AssertionError, match="nobody has paid for"):

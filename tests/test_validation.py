@@ -578,7 +578,9 @@ def test_a_hundred_librispeech_utterances_are_scored(librispeech, strategy):
         config = LossPredictionConfig(decoder=8, predictor=8)
         model = JointRecogniser(model.config, config, len(speech.alphabet)).eval()
     options = score_options(settings, strategy, seed=0)
-    scores = score(model, speech.store, speech.manifest, strategy, **options)
+    scores = score(
+        model, speech.store, speech.manifest, strategy, alphabet=speech.alphabet, **options
+    )
     assert list(scores.index) == list(speech.manifest["utt_id"])
     assert np.isfinite(scores).all()
 
