@@ -8,9 +8,8 @@ import pandas as pd
 import torch
 
 from .acquisition import ACQUISITIONS, IN_TURN, ORACLES, cluster, embedding, in_turn
-from .speech.corpus import unusable
 from .speech.features import FeatureStore
-from .speech.text import Alphabet
+from .speech.text import Alphabet, unusable
 from .workshop.config import Settings
 from .workshop.errors import UserError, one_of
 from .workshop.store import Checkpoint

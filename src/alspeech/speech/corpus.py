@@ -24,7 +24,7 @@ from ..workshop.store import fingerprint, write_csv
 from . import fsdd, readers, validation
 from .features import FeatureStore, extract
 from .manifests import check_data, read_manifest
-from .text import Alphabet, read_alphabet, words
+from .text import Alphabet, read_alphabet, unusable, words
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,6 @@ class Corpus:
             count = f"{reasons.total()} of {len(bought)}"
             print(f"{count} transcripts, now read, are set aside: {told}", file=sys.stderr)
         return bought[[reason is None for reason in why]]
-
-
-def unusable(utterance, alphabet: Alphabet) -> str | None:
-    """Why nothing is to be learned from a labelled utterance (a row of the manifest): a reason of
-    ``validation.REASONS``; None where its transcript can be used."""
-    if alphabet.lacks(utterance.text):
-        return "transcript outside the alphabet"
-    # of the embedded corpus's silence we know that nothing is said
-    silence = getattr(utterance, "kind", None) == "silence"
-    return None if utterance.text or silence else "no transcript"
 
 
 @functools.lru_cache  # a real corpus has thousands of files to look at

@@ -147,3 +147,13 @@ def learn_alphabet(texts: Iterable[str]) -> Alphabet:
 def can_be_said(character: str) -> bool:
     """Is a character of a normalised transcript one that a model can learn to write?"""
     return character in " '" or unicodedata.category(character)[0] in "LMN"
+
+
+def unusable(utterance, alphabet: Alphabet) -> str | None:
+    """Why nothing is to be learned from a labelled utterance (a row of the manifest): a reason of
+    ``validation.REASONS``; None where its transcript can be used."""
+    if alphabet.lacks(utterance.text):
+        return "transcript outside the alphabet"
+    # of the embedded corpus's silence we know that nothing is said
+    silence = getattr(utterance, "kind", None) == "silence"
+    return None if utterance.text or silence else "no transcript"
