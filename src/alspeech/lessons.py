@@ -84,8 +84,9 @@ def bought(scores: pd.DataFrame, settings: Settings, percent: float) -> pd.DataF
             continue
         found = {"pool": part[column].value_counts(normalize=True)}
         for strategy in settings.strategies:
-            order = part.groupby("seed")[strategy].rank(ascending=False, pct=True)
-            found[label(strategy)] = part.loc[order <= percent / 100, column].value_counts(
+            by = part.groupby("seed")[strategy]  # what an oracle cannot read comes last
+            place = by.rank(ascending=False, na_option="bottom") / by.transform("size")
+            found[label(strategy)] = part.loc[place <= percent / 100, column].value_counts(
                 normalize=True
             )
         rows |= {(scenario, group): row for group, row in pd.DataFrame(found).T.items()}

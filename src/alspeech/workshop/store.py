@@ -245,7 +245,7 @@ def read_csv(path: Path):
     import pandas as pd
 
     options = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
-    return pd.read_csv(path, float_precision="round_trip", **options)
+    return pd.read_csv(path, **options)
 
 
 def torch_bytes(state: dict) -> bytes:
