@@ -79,7 +79,7 @@ def test_scenarios_are_paragraphs_that_leave_none_out():
         for percent in (AREA, "10", "20")
     ]
     junk, even = lessons.in_scenarios(pd.DataFrame(rows))
-    assert junk.startswith("***junk*.** ") and "Of 2 comparisons" in junk
+    assert junk.startswith("*junk*: ") and "Of 2 comparisons" in junk
     assert "*worse*: entropy in macro WER at 10 and 20 %" in junk
     assert "leaves none: *no difference*: entropy in macro WER at 10 and 20 %" in even
 
