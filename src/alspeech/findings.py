@@ -34,6 +34,8 @@ MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: 
 
 def number(x: float, digits: int = 1, sign: bool = True) -> str:
     """A number with a true minus, and a plus where it is a difference; never "−0.0"."""
+    if x in (float("inf"), float("-inf")):
+        return "−∞" if x < 0 else "∞"
     text = f"{x:+.{digits}f}" if sign else f"{x:.{digits}f}"
     if not float(text):
         text = text.lstrip("+-")

@@ -69,9 +69,8 @@ def savings(saved: pd.DataFrame, methods: list[str]) -> tuple[pd.DataFrame, pd.D
 
 
 def _percent(share: float) -> str:
-    if share in (float("inf"), float("-inf")):
-        return "−∞" if share < 0 else "∞"
-    return f"{number(100 * share, 0)} %"
+    text = number(100 * share, 0)
+    return text if text.endswith("∞") else f"{text} %"
 
 
 def bought(scores: pd.DataFrame, settings: Settings, percent: float) -> pd.DataFrame:
