@@ -209,9 +209,6 @@ RUNS = (  # folder, system's provenance, what, made by, tables
     ("kaldi-recorded", "", "… on read sentences",
      "make figures PRESET=recorded CORPUS=kaldi DATA=…",
      "table1.md error_curves.csv comparisons.csv scores.csv"),
-    ("kaldi-recorded-scratch", "", "… the same from scratch",
-     "make figures PRESET=recorded-scratch CORPUS=kaldi DATA=…",
-     "table1.md error_curves.csv comparisons.csv scores.csv"),
     (MAIN, "_loss_prediction", "loss prediction", "make loss-prediction",
      "lp_curves.csv lp_variants.csv lp_predictions.csv lp_scores.csv"),
     (MAIN, "_pseudo_labels", "pseudo-labels", "make pseudo-labels",
@@ -248,11 +245,9 @@ def digits() -> str:
 
 
 def recorded() -> str:
-    starts = {
-        "kaldi-recorded": "From the laptop preset's base model (`recorded`)",
-        "kaldi-recorded-scratch": "From scratch (`recorded-scratch`)",
-    }
-    return "\n\n".join(part for start in starts.items() for part in _recording(*start))
+    return "\n\n".join(
+        _recording("kaldi-recorded", "From the laptop preset's base model (`recorded`)")
+    )
 
 
 def _recording(run: str, title: str) -> list[str]:

@@ -119,7 +119,10 @@ def _bound(ax: Axes, y: float, text: str = "") -> None:
     ax.axhline(y, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
     if text:
         right = ax.get_xlim()[1]
-        ax.text(right, y, f"{text} ", ha="right", va="bottom", fontsize=7, color="0.35")
+        ax.text(
+            right, y, f"{text} ", ha="right", va="bottom", fontsize=7, color="0.35",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.3},
+        )  # fmt: skip
 
 
 def _corner(ax: Axes, rho: float) -> None:
@@ -141,7 +144,7 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     _curves(ax, lines, metric, x, 0.5 if percents else 0, 60 if short else 1)
     if percents:
         ax.set(xticks=sorted(places.unique()), xlim=(places.min() - 3, places.max() + 3))
-    for strategy, label in (("base", "base model"), ("all", "all of the pool")):
+    for strategy, label in (("base", "base data alone"), ("all", "all of the pool")):
         _bound(ax, curves.loc[curves["strategy"] == strategy, metric].mean(), label)
     unit = "minutes" if short else "hours"
     xlabel = "pool queried (%)" if percents else f"audio queried ({unit})"
