@@ -222,22 +222,22 @@ RUNS = (  # folder, system's provenance, what, made by, tables
 
 
 def runs() -> str:
-    """Every committed run: how it is made, how often, how long that took, and its files."""
+    """Every committed run: how it is made, how often, how long one core takes, and its files."""
     rows = []
     for run, system, what, made, names in RUNS:
         found = provenance(run, f"provenance{system}")
         often = len(found["seeds"])
         if system == "_aloe":
             often = f"{found['config']['aloe']['runs']} runs"
-        cores = found["hardware"]["cores"]
-        took = f"{found['wall_seconds'] / 60:.0f} min, {cores} core{'s' * (cores > 1)}"
+        # of all its steps, by the clock of the process that each ran in: a run may be done in parts
+        took = f"{found['process_seconds'] / 60:.0f} min"
         links = [f"[{name}]({run}/{name})" for name in names.split()]
         figures = f" ([figures](../figures/{run}))" if (ROOT / "figures" / run).is_dir() else ""
         rows.append([
             what + figures, f"`{made}`", often, took, ", ".join(links),
             f"[provenance]({run}/provenance{system}.json)",
         ])  # fmt: skip
-    return markdown(["run", "made by", "seeds", "took", "tables", "comes from"], rows, 9)
+    return markdown(["run", "made by", "seeds", "one core takes", "tables", "comes from"], rows, 9)
 
 
 def digits() -> str:
