@@ -120,8 +120,7 @@ def _bound(ax: Axes, y: float, text: str = "") -> None:
     if text:
         right = ax.get_xlim()[1]
         ax.text(
-            right, y, f"{text} ", ha="right", va="bottom", fontsize=7, color="0.35",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.3},
+            right, y, f"{text} ", ha="right", va="bottom", fontsize=7, color="0.35", zorder=0
         )  # fmt: skip
 
 
