@@ -110,7 +110,7 @@ def undisturbed(tmp_path_factory):
         seconds.append(time.monotonic() - begun)
     server.end()
     assert tables(root).keys() == {
-        "error_curves.csv", "scores.csv", "comparisons.csv", "cell_errors.csv"
+        "error_curves.csv", "scores.csv", "comparisons.csv", "cell_errors.csv", "claims.csv"
     }  # fmt: skip
     assert not leftovers(root)
     (corpus,) = (path for path in root.glob("data/synthetic-*") if "-features-" not in path.name)

@@ -38,6 +38,7 @@ DIFFERENCES = pd.DataFrame([
 
 def test_rules_are_told_with_their_counter_examples():
     rare, junk, even = lessons.rules(DIFFERENCES)
+    assert "?** Shown in part (" in rare and "?** Shown (" in junk
     assert "(*rare topics* and *rare accents*): *better* in 1 of 3 comparisons" in rare
     assert "(entropy in *rare topics* −4.0 [−4.5, −3.5])" in rare
     assert "counter-examples: EGL in *rare topics* +2.0 [+1.5, +2.5]; 1 neither." in rare

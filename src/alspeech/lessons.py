@@ -114,8 +114,9 @@ def rules(differences: pd.DataFrame) -> list[str]:
         against = {"better": "worse", "worse": "better"}.get(expected)
         hits = rows[rows["verdict"] == expected]
         misses = rows[rows["verdict"].isin([against] if against else ["better", "worse"])]
-        text = f"**{rule}** ({listed(map(name, rows['scenario'].unique()))}): *{expected}* in "
-        text += f"{len(hits)} of {len(rows)} comparisons of a method with random"
+        shown = "Shown" if len(hits) == len(rows) else "Shown in part" if len(hits) else "Not shown"
+        text = f"**{rule}?** {shown} ({listed(map(name, rows['scenario'].unique()))}): "
+        text += f"*{expected}* in {len(hits)} of {len(rows)} comparisons of a method with random"
         text += f" ({_told(hits)})" if len(hits) else ""
         text += f"; counter-examples: {_told(misses)}" if len(misses) else "; no counter-example"
         open_ = len(rows) - len(hits) - len(misses)
