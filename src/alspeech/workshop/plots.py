@@ -180,10 +180,10 @@ def plot_against_random(ax: Axes, differences: pd.DataFrame) -> Axes:
     return ax
 
 
-def plot_map(ax: Axes, table: pd.DataFrame, text: pd.DataFrame, limit: float = 50) -> Axes:
+def plot_map(ax: Axes, table: pd.DataFrame, text: pd.DataFrame, limit: float = 100) -> Axes:
     """Numbers of scenarios (rows) and methods (columns), each with its text; blue is more."""
     shown = table.clip(-limit, limit).to_numpy(dtype=float)
-    ax.imshow(shown, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", alpha=0.75)
+    ax.imshow(shown, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", alpha=0.45)
     for (row, column), words in np.ndenumerate(text.to_numpy()):
         ax.text(column, row, words, ha="center", va="center", fontsize=7)
     ax.set_xticks(range(table.shape[1]), [METHOD_STYLE[name][0] for name in table.columns])
