@@ -22,8 +22,8 @@ from .statistics import (
     WORSE,
     area,
     comparisons,
-    holm,
     interval,
+    judged,
     label_saving,
     median_interval,
     methods_of,
@@ -32,7 +32,6 @@ from .statistics import (
     paired_p,
     seeds_needed,
     spearman,
-    verdict,
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the paper's claims
@@ -103,8 +102,7 @@ def _all_better(areas: pd.DataFrame, metric: str, pairs: list, margin: float) ->
     table = table[table["query_percent"] == AREA].reset_index(drop=True)
     if len(table) < len(pairs):
         return "; ".join(" − ".join(pair) for pair in pairs), *NOTHING, 0.95, OPEN
-    each = zip(table["low"], table["high"], holm(table["p"]), table["equivalent"], strict=True)
-    verdicts = pd.Series([verdict(*row) for row in each])
+    verdicts = judged(table)["verdict"]
     against = verdicts.isin([WORSE, EQUAL])
     if against.any():
         table, decision = table[against], FAILS

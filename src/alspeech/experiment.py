@@ -8,6 +8,7 @@ never computed twice. A killed run goes on from the last checkpoint of what it w
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from .claims import claims
 from .model import DeepSpeech2
 from .querying import ALL, BASE, costly_first, query, score, score_options
 from .speech import corpus
+from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
 from .training import device, load_weights, train_and_test
@@ -122,6 +124,13 @@ def read_scores(folder: Path) -> pd.Series:
     return read_csv(folder / "scores.csv").set_index("utt_id").iloc[:, 0]
 
 
+@functools.lru_cache(maxsize=4)  # asked for by every cell
+def _pool_seconds(folder: Path) -> pd.Series:
+    """Durations of the pool's utterances by id; the folder's name tells what is in it."""
+    manifest = read_manifest(folder / "manifest.jsonl").set_index("utt_id")
+    return manifest.loc[manifest["split"] == "pool", "duration"]
+
+
 def queried(settings: Settings, strategy: str, amount: float, seed: int) -> list[str]:
     """Ids of the pool utterances that a strategy has labelled, best first: ``amount`` is one of
     :func:`amounts`."""
@@ -129,7 +138,7 @@ def queried(settings: Settings, strategy: str, amount: float, seed: int) -> list
         return []
     seconds = None
     if strategy == ALL or settings.query_seconds:  # else there is no need to read the manifest
-        seconds = corpus.prepare(settings).split("pool").set_index("utt_id")["duration"]
+        seconds = _pool_seconds(corpus.corpus(settings).folder())
     if strategy == ALL:
         return list(seconds.index)
     return query(read_scores(pool_scores(settings, strategy, seed).folder()), amount, seconds)

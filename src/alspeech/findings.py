@@ -17,7 +17,8 @@ import textwrap
 
 import pandas as pd
 
-from .statistics import AREA, MEAN, holm, interval, paired_p, spearman, verdict
+from . import statistics
+from .statistics import AREA, MEAN, interval, paired_p, spearman
 from .workshop.config import ROOT
 from .workshop.errors import UserError
 from .workshop.plots import METHOD_STYLE
@@ -72,10 +73,7 @@ def tested(differences) -> dict:
 
 def judged(rows: list[dict]) -> pd.DataFrame:
     """Rows of :func:`tested` as one family: corrected by Holm, with a verdict each."""
-    table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table["p"])
-    found = zip(table["low"], table["high"], table["p_holm"], strict=True)
-    return table.assign(verdict=[verdict(*row) for row in found])
+    return statistics.judged(pd.DataFrame(rows))
 
 
 def cell(row, digits: int = 1) -> str:

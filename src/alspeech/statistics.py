@@ -130,6 +130,16 @@ def verdict(low: float, high: float, p: float = 0.0, equivalent: bool | None = N
     return EQUAL if equivalent else OPEN
 
 
+def judged(table: pd.DataFrame, p: pd.Series | None = None) -> pd.DataFrame:
+    """Differences, with ``p_holm``, as corrected ``p`` (if none are given, of all rows as one
+    family), and the ``verdict``. Columns ``low, high, p`` and, where it was tested,
+    ``equivalent``."""
+    p = holm(table["p"]) if p is None else p
+    known = table["equivalent"] if "equivalent" in table else [None] * len(table)
+    rows = zip(table["low"], table["high"], p, known, strict=True)
+    return table.assign(p_holm=p, verdict=[verdict(*row) for row in rows])
+
+
 def seeds_needed(
     sd: float, difference: float, power: float = 0.8, level: float = 0.05, methods: int = 1
 ) -> float:
@@ -270,13 +280,9 @@ def comparisons(
     place = {name: i for i, (name, _) in enumerate(of_scenarios(curves))}
     table = table.sort_values("scenario", key=lambda s: s.map(place), kind="stable")
     family = [table["scenario"], table["metric"], table["query_percent"] == endpoint]
-    table["p_holm"] = table.groupby(family)["p"].transform(holm)
-    if margin is None:
-        known = [None] * len(table)
-    else:
-        known = table["equivalent"] = table["equivalent"].eq(True)
-    rows = zip(table["low"], table["high"], table["p_holm"], known, strict=True)
-    table = table.assign(verdict=[verdict(*row) for row in rows]).reset_index(drop=True)
+    if margin is not None:
+        table["equivalent"] = table["equivalent"].eq(True)
+    table = judged(table, table.groupby(family)["p"].transform(holm)).reset_index(drop=True)
     if errors is None:
         return table
     own = speaker_intervals(errors, curves, methods, endpoint)

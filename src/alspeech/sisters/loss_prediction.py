@@ -116,10 +116,8 @@ def _train(
     config = settings.training
     options = {"updates": config.base_updates, "rate": config.base_rate}
     if model is None:
-        model, options = (
-            load_joint(settings, seed),
-            {"updates": config.updates, "rate": config.rate},
-        )
+        model = load_joint(settings, seed)
+        options = {"updates": config.updates, "rate": config.rate}
     options |= {"seed": seed, "objective": objective}
     metrics = train_and_test(folder, data, model, train, config, **options)
     write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
