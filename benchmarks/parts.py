@@ -25,6 +25,7 @@ from alspeech import querying
 from alspeech.acquisition import ACQUISITIONS
 from alspeech.ctc import ctc_losses, labelings_gradients
 from alspeech.decoding import n_best
+from alspeech.devices import autocast
 from alspeech.gradients import Tape, expected_gradient_length, plain_egl
 from alspeech.model import Bidirectional, DeepSpeech2
 from alspeech.sisters import aloe as aloe_system
@@ -32,7 +33,6 @@ from alspeech.sisters import few_labels
 from alspeech.sisters.joint import JointRecogniser
 from alspeech.speech.features import Batch, FeatureStore
 from alspeech.statistics import interval, spearman
-from alspeech.training import autocast
 from alspeech.workshop.config import ROOT, TrainingConfig, load_settings
 from alspeech.workshop.processes import keep_freed_memory
 

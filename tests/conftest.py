@@ -137,8 +137,8 @@ for path in paths:
 ON_A_GPU = f"""
 import torch
 from fake_gpu import FakeGPU
-from alspeech import training
-training.device = lambda: torch.device("cuda")  # before others import it
+from alspeech import devices
+devices.device = lambda: torch.device("cuda")  # before others import it
 with FakeGPU() as gpu:
     exec({EXECUTE!r})
 assert gpu.moves > 100

@@ -11,16 +11,17 @@ from conftest import manifest_of, tiny_batch, tiny_joint, tiny_model
 from fake_gpu import FakeGPU
 from test_loss_prediction import LABELS, Store
 
-from alspeech import gradients, training
+from alspeech import devices, gradients
 from alspeech.acquisition import ACQUISITIONS, gradient_length
 from alspeech.decoding import n_best
+from alspeech.devices import has_bf16
 from alspeech.gradients import METHODS, Tape, expected_gradient_length, plain_egl
 from alspeech.metrics import evaluate
 from alspeech.querying import score
 from alspeech.sisters.encoders import layers_of, recogniser
 from alspeech.sisters.joint import objective
 from alspeech.speech.text import Alphabet
-from alspeech.training import fit, has_bf16
+from alspeech.training import fit
 from alspeech.workshop.config import TrainingConfig
 from alspeech.workshop.store import Checkpoint
 
@@ -140,7 +141,7 @@ class Interrupted(Exception):
 def test_a_training_on_a_gpu_ends_as_on_the_cpu_after_an_interruption_too(
     joint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "has_bf16", lambda device: False)
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)
     config = TrainingConfig(batch=2)
 
     def train(model, checkpoint=None, report=None):

@@ -1,5 +1,6 @@
 """Model, training, metrics, querying."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from test_decoding import all_labelings, posterior
 
 from alspeech import experiment, metrics, querying, training
 from alspeech.acquisition import ACQUISITIONS, ORACLES
-from alspeech.ctc import ctc_losses
+from alspeech.ctc import ctc_losses, training_losses
 from alspeech.model import DeepSpeech2, count_parameters
 from alspeech.querying import query, rank, score
 from alspeech.speech.features import FeatureStore
@@ -104,6 +105,71 @@ def test_the_weights_that_are_kept_are_the_mean_of_the_last_ones(store):
             four = torch.stack([*(state[name] for state in states[-3:]), last[name]])
             assert torch.allclose(kept, four.mean(dim=0), atol=1e-6), name
     assert not torch.equal(mean["layers.0.weight"], last["layers.0.weight"])
+
+
+def test_what_a_model_keeps_beside_its_weights_is_not_averaged_nor_lost_to_an_interruption(
+    store, tmp_path
+):
+    """A buffer that its module replaces, as a loss predictor does with what it remembers; the
+    interruption comes after the last update."""
+    store, manifest = store
+
+    class Remembering(DeepSpeech2):
+        def __init__(self):
+            super().__init__(TINY, len(ABC))
+            self.register_buffer("memory", torch.zeros(2))
+
+        def forward(self, features):
+            if self.training:
+                self.memory = torch.stack([self.memory[1], features.mean()])
+            return super().forward(features)
+
+    class Interrupting(Checkpoint):
+        saved = 0
+
+        def due(self):
+            return True
+
+        def save(self, state):
+            super().save(state)
+            self.saved += 1
+            if self.saved == 6:
+                raise KeyboardInterrupt
+
+    states = []
+    for checkpoints in ([None], [Interrupting, Checkpoint]):
+        for kind in checkpoints:
+            torch.manual_seed(0)
+            model = Remembering()
+            with contextlib.suppress(KeyboardInterrupt):
+                fit(model, store, manifest, updates=6, checkpoint=kind and kind(tmp_path))
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 3000.0])
+def test_losses_and_gradients_of_training_are_those_of_torch(scale):
+    torch.manual_seed(0)
+    logits = (scale * torch.randn(6, 9, 5, dtype=torch.float64)).requires_grad_()
+    labels = [
+        [1, 2],
+        [3, 3, 3],
+        [],
+        [4],
+        [1] * 6,
+        [2, 1, 2, 1, 2, 1, 2, 1, 2],
+    ]  # the fifth: no path
+    ours, theirs = training_losses(logits, labels), ctc_losses(logits.log_softmax(-1), labels, True)
+    assert ours[4] == theirs[4] == 0
+    weights = torch.rand(6, dtype=torch.float64)
+    ours_by, theirs_by = (
+        torch.autograd.grad((weights * losses).sum(), logits)[0] for losses in (ours, theirs)
+    )
+    assert (ours_by[4] == 0).all() and torch.isfinite(ours_by).all()
+    if scale < 1000:  # beyond, a posterior counts as e^-500 at least
+        assert torch.allclose(ours, theirs, rtol=1e-9)
+        assert torch.allclose(ours_by, theirs_by, atol=1e-9)
+    assert (ours <= theirs * (1 + 1e-9)).all() and (ours[:4] > 0).all()
 
 
 def test_equal_seeds_train_equal_models(store):

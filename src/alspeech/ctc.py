@@ -2,9 +2,9 @@
 
 Legend: B batch, T frames, V symbols (0 = blank), K labelings, U labels, S = 2U + 1 states.
 
-Two implementations of one recursion (Graves et al. 2006): torch's, which training goes through,
-and a compiled one for many labelings of one utterance, which gives the gradients by the logits
-without autograd. The tests hold both against the sum over all paths.
+Two implementations of one recursion (Graves et al. 2006): torch's, and a compiled one, made for
+many labelings of one utterance, which gives the gradients by the logits without autograd; training
+goes through it on a CPU. The tests hold both against the sum over all paths.
 """
 
 from __future__ import annotations
@@ -40,6 +40,31 @@ def ctc_losses(log_probs: Tensor, labels, zero_infinity: bool = False) -> Tensor
         log_probs.transpose(0, 1), padded.to(device), torch.full((B,), T), lengths.to(device),
         blank=BLANK, reduction="none", zero_infinity=zero_infinity,
     )  # fmt: skip
+
+
+def training_losses(logits: Tensor, labels) -> Tensor:
+    """:func:`ctc_losses` of logits [B, T, V], 0 where no path fits a transcript, for training: on a
+    CPU by the compiled recursion, which is three times as fast as torch's."""
+    log_probs = logits.log_softmax(-1)
+    if log_probs.device.type != "cpu":
+        return ctc_losses(log_probs, labels, zero_infinity=True)
+    # a posterior that underflowed would make a possible transcript impossible
+    losses = _Losses.apply(log_probs.clamp_min(-500), labels)
+    return losses.masked_fill(losses.isinf(), 0)
+
+
+class _Losses(torch.autograd.Function):
+    """Losses [B] of log posteriors [B, T, V]; the gradients come with them, and are kept."""
+
+    @staticmethod
+    def forward(ctx, log_probs, labels):
+        log_p, gradients = _each_utterance(log_probs, *(x[:, None] for x in pad(labels)), True)
+        ctx.save_for_backward(gradients[:, 0])
+        return -log_p[:, 0]
+
+    @staticmethod
+    def backward(ctx, by_loss):
+        return by_loss[:, None, None] * ctx.saved_tensors[0], None
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "contract"})  # sums may be taken eight at a time

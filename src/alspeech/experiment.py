@@ -20,13 +20,14 @@ import torch
 from . import tables
 from .acquisition import check_strategies
 from .claims import claims
+from .devices import device
 from .model import DeepSpeech2
 from .querying import ALL, BASE, costly_first, query, score, score_options
 from .speech import corpus
 from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
-from .training import device, load_weights, train_and_test
+from .training import load_weights, train_and_test
 from .workshop.config import EVEN, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
@@ -164,7 +165,7 @@ def cell(settings: Settings, strategy: str, amount: float, seed: int) -> Step:
             model = new_model(settings, seed)
             updates, rate = updates + config.base_updates, config.base_rate
         metrics = train_and_test(
-            folder, data, model, train, config, seed=seed, updates=updates, rate=rate
+            folder, data, model, train, config, seed=seed, updates=updates, rate=rate, measured=1
         )
         return {**metrics, "set_aside": len(chosen) - int((train["split"] == "pool").sum())}
 

@@ -31,8 +31,8 @@ from torch.nn import functional
 
 from .ctc import ctc_losses, labelings_gradients
 from .decoding import Hypotheses
+from .devices import has_bf16
 from .model import Bidirectional, SequenceNorm, ToSequence
-from .training import has_bf16
 
 # ---------------------------------------------------------------- one forward, many backward passes
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .ctc import ctc_losses
 from .decoding import best_path
+from .devices import autocast
 from .speech.features import FeatureStore
 from .speech.text import Alphabet, words
 
@@ -67,7 +68,9 @@ def evaluate(
     rows, unwritten = [], {utt_id for utt_id, text in texts.items() if alphabet.lacks(text)}
     encode = lambda text: [] if alphabet.lacks(text) else alphabet.encode(text)  # noqa: E731
     for part in store.batches(utterances, batch, encode):
-        log_probs = model(part.features.to(device)).float().log_softmax(-1)
+        with autocast(device):
+            logits = model(part.features.to(device))
+        log_probs = logits.float().log_softmax(-1)
         found = (ctc_losses(log_probs, part.labels), best_path(log_probs))
         for utt_id, loss, path in zip(part.utt_ids, *(x.tolist() for x in found), strict=True):
             # spaces at the ends are no words; jiwer's word count ignores them, CER should too

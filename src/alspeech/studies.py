@@ -20,12 +20,13 @@ from types import SimpleNamespace
 import pandas as pd
 
 from . import experiment
+from .devices import device
 from .experiment import base_model, cell, check  # noqa: F401  (the command asks for check)
 from .model import DeepSpeech2
 from .querying import ALL, BASE, query, score, score_options
 from .speech import corpus
 from .tables import ALL_METRICS
-from .training import device, load_weights, train_and_test
+from .training import load_weights, train_and_test
 from .workshop.config import Settings
 from .workshop.provenance import publish
 from .workshop.steps import Step, in_parallel

@@ -6,25 +6,23 @@ a process (workshop/steps.py runs a process a core).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
-from .ctc import ctc_losses
+from .ctc import training_losses
+from .devices import autocast, device
 from .metrics import evaluate, summarise
 from .speech.features import FeatureStore, spec_augment
 from .speech.text import Alphabet
 from .workshop.config import TrainingConfig
 from .workshop.errors import UserError, cut
 from .workshop.store import Checkpoint
-
-
-def device() -> torch.device:
-    """Where models are trained and utterances scored: the GPU, if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_weights(model: torch.nn.Module, step) -> torch.nn.Module:
@@ -34,26 +32,12 @@ def load_weights(model: torch.nn.Module, step) -> torch.nn.Module:
     return model.to(device()).eval()
 
 
-def has_bf16(device: torch.device | str) -> bool:
-    """Whether the processor multiplies bfloat16 natively."""
-    if torch.device(device).type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16", False) or able.get("amx_bf16", False))
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def autocast(device: torch.device | str):
-    """bf16 for matrix products where the hardware has it, else float32."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=has_bf16(device))
-
-
 def ctc_loss(model, batch, device, progress: float = 0.0) -> torch.Tensor:
     """Mean CTC loss of a batch in nats an utterance; a transcript that fits no path counts 0. (As
     an objective of :func:`fit` it is told the ``progress``, too: it has no use for it.)"""
     with autocast(device):
         logits = model(batch.features)
-    return ctc_losses(logits.float().log_softmax(-1), batch.labels, zero_infinity=True).mean()
+    return training_losses(logits.float(), batch.labels).mean()
 
 
 @torch.no_grad()
@@ -67,7 +51,22 @@ def validation_loss(model, store, utterances, alphabet: Alphabet, batch: int = 3
     return total / len(utterances)
 
 
-MEASURED = 10  # times a training says how far it is
+STATISTICS = ("running_mean", "running_var")  # of a batch norm
+
+
+def _in_one(model: nn.Module) -> list[nn.Parameter]:
+    """What an optimiser steps on: on a CPU one long parameter, whose parts are the model's, since a
+    step of one takes a third of the time of a step of forty; elsewhere the model's own."""
+    own = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if own[0].device.type != "cpu":
+        return own
+    whole = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in own]))
+    whole.grad = torch.zeros_like(whole)
+    sizes = [parameter.numel() for parameter in own]
+    parts = zip(own, whole.data.split(sizes), whole.grad.split(sizes), strict=True)
+    for parameter, values, gradient in parts:
+        parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
+    return [whole]
 
 
 def fit(
@@ -82,6 +81,7 @@ def fit(
     rate: float,
     seed: int,
     objective=None,
+    measured: int = 10,
     report=None,
     checkpoint: Checkpoint | None = None,
 ) -> pd.DataFrame:
@@ -98,20 +98,21 @@ def fit(
     that was saved, and ends with the bits of an undisturbed one (on a CPU; a GPU's sums are not
     reproducible to the bit in the first place).
 
-    Returns ``MEASURED`` rows (one an update, if there are fewer): ``update, train_loss`` (since the
+    Returns ``measured`` rows (one an update, if there are fewer): ``update, train_loss`` (since the
     row before), ``validation_loss`` (nats an utterance, of the weights at that moment). Raises
     ``UserError`` when the loss is no longer finite.
     """
     device = next(model.parameters()).device
     order = np.random.default_rng([seed, 1])
     masks = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=rate, weight_decay=config.weight_decay, fused=True
-    )
+    weights = _in_one(model)
+    optimizer = torch.optim.AdamW(weights, rate, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=updates + 1, pct_start=0.15, anneal_strategy="linear"
     )
-    state = [part for part in model.state_dict().values() if part.is_floating_point()]
+    # of other buffers the last values count (a predictor's memory, for one: sisters/joint.py)
+    norms = [part for name, part in model.named_buffers() if name.split(".")[-1] in STATISTICS]
+    state = [*(weight.data for weight in weights), *norms]
     averaged = max(1, round(config.average * updates))  # so many of the last updates
     mean, history, done, losses = [torch.zeros_like(part) for part in state], [], 0, []
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -125,10 +126,12 @@ def fit(
         history, done, losses = saved["progress"]
 
     model.train()
+    train = train[["utt_id", "text"]]
+    encode = functools.cache(alphabet.encode)  # a transcript is met again in every pass
     for update, index in enumerate(_passes(store, train, config.batch, order, updates), start=1):
         if update <= done:
             continue  # done before the interruption: drawn again only for the orders that follow
-        batch = store.batch(train.iloc[index], alphabet.encode)
+        batch = store.batch(train.iloc[index], encode)
         masked = spec_augment(batch.features, config, masks)
         batch = replace(batch, features=masked.to(device))
         loss = (objective or ctc_loss)(model, batch, device, (update - 1) / updates)
@@ -137,15 +140,15 @@ def fit(
                 f"the training loss is {loss.item()} in update {update}, utterances "
                 f"{', '.join(map(cut, batch.utt_ids[:3]))} …: lower the learning rate ({rate})"
             )
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        nn.utils.clip_grad_norm_(weights, config.clip)
         optimizer.step()
         schedule.step()
         if (number := update - updates + averaged) > 0:
             torch._foreach_lerp_(mean, state, 1 / number)
         losses.append((loss.item(), len(batch)))
-        if len(history) < MEASURED * update // updates:
+        if len(history) < measured * update // updates:
             total, seen = np.sum([(loss * count, count) for loss, count in losses], axis=0)
             loss = validation_loss(model, store, validation, alphabet)
             history.append(
@@ -165,6 +168,8 @@ def fit(
                 "progress": (history, update, losses),
             })  # fmt: skip
     torch._foreach_copy_(state, mean)
+    for parameter in model.parameters():  # its own again
+        parameter.data, parameter.grad = parameter.data.clone(), None
     model.eval()
     return pd.DataFrame(history)
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..ctc import ctc_losses, pad
+from ..devices import autocast
 from ..metrics import TARGETS, log_losses
 from ..model import Bidirectional, DeepSpeech2, ToSequence
 from ..speech.text import BLANK
-from ..training import autocast
 from ..workshop.config import LossPredictionConfig, ModelConfig
 
 MEMORY = 64  # training utterances that the next batches are ranked against

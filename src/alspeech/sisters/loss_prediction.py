@@ -21,12 +21,13 @@ import torch
 
 from .. import tables
 from ..acquisition import check_strategies
+from ..devices import device
 from ..experiment import read_scores
 from ..metrics import TARGETS
 from ..querying import ALL, BASE, costly_first, rank, score, score_options
 from ..speech import corpus
 from ..statistics import bounds, spearman
-from ..training import device, load_weights, train_and_test
+from ..training import load_weights, train_and_test
 from ..workshop.config import LossPredictionConfig, Settings
 from ..workshop.provenance import publish, tidy
 from ..workshop.steps import Step, in_parallel

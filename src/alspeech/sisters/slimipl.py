@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from ..ctc import ctc_losses
 from ..decoding import best_path
+from ..devices import autocast
 from ..metrics import errors, evaluate, summarise
 from ..model import Bidirectional, DeepSpeech2
 from ..speech.features import Batch, FeatureStore, output_frames, spec_augment
 from ..speech.text import BLANK, Alphabet
-from ..training import autocast
 from ..workshop.config import PseudoLabelConfig, Settings
 from ..workshop.errors import UserError
 from ..workshop.store import Checkpoint

@@ -96,17 +96,24 @@ class FeatureStore:
 
     def __getitem__(self, utt_id: str) -> torch.Tensor:
         """Features [T, F] of one utterance, float32."""
+        return torch.from_numpy(self._frames_of(utt_id).astype(np.float32))
+
+    def _frames_of(self, utt_id: str) -> np.ndarray:
         start = self._start[utt_id]
-        return torch.from_numpy(self._data[start : start + self.frames[utt_id]].astype(np.float32))
+        return self._data[start : start + self.frames[utt_id]]
 
     def batch(self, utterances: pd.DataFrame, encode=None) -> Batch:
         """One batch of manifest rows, which must share one length.
 
         ``encode`` turns a transcript into symbol numbers; without it the batch has no labels.
         """
-        features = torch.stack([self[utt_id] for utt_id in utterances["utt_id"]])
+        utt_ids = tuple(utterances["utt_id"])
+        shape = len(utt_ids), self.frames[utt_ids[0]] if utt_ids else 0, self._data.shape[1]
+        features = np.empty(shape, np.float32)
+        for row, utt_id in zip(features, utt_ids, strict=True):
+            row[:] = self._frames_of(utt_id)
         labels = tuple(map(encode, utterances["text"])) if encode else ()
-        return Batch(tuple(utterances["utt_id"]), features, labels)
+        return Batch(utt_ids, torch.from_numpy(features), labels)
 
     def groups(self, utterances: pd.DataFrame, size: int, rng=None) -> list[np.ndarray]:
         """Row numbers of each batch of a pass; see :func:`group_by_length`."""
