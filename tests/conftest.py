@@ -37,14 +37,25 @@ SYMBOLS = 5
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-FIRST = ("executed", "house", "computed", "undisturbed", "spoken")
+# fixtures that take long to make, by the process that is to make them: tests that share one stand
+# together, and none waits for another's
+LONG = (("executed", "house", "computed"), ("undisturbed", "spoken"))
+SLOW = "test_a_few_malformed_corpora_and_a_few_kills_end_as_they_must"
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that share what takes long to make stand together, at the beginning: one process of
-    the test run makes it and has use of it, and none waits for another."""
-    place = {name: i for i, name in enumerate(FIRST)}
-    items.sort(key=lambda item: min((place.get(name, 9) for name in item.fixturenames), default=9))
+    """What takes long comes first: at the beginning, and in the middle, where the second of two
+    processes begins. Each then takes from the other's end what is left there."""
+    parts = [[], [], []]
+    for item in items:
+        found = [
+            (i, place) for i, names in enumerate(LONG) for place, name in enumerate(names)
+            if name in item.fixturenames
+        ] or [(1, -1) if item.name == SLOW else (2, 0)]  # fmt: skip
+        parts[found[0][0]].append((found[0][1], item))
+    first, second, rest = ([item for _, item in sorted(p, key=lambda x: x[0])] for p in parts)
+    half = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *rest[:half], *second, *rest[half:]]
 
 
 @pytest.fixture(autouse=True)
