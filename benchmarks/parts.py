@@ -17,21 +17,23 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
+from cell import cell  # noqa: F401
 from measure import K, laptop, median_ms, pool_batches, row
 from rivals import AUTOGRAD, FLASHLIGHT, Packed, flashlight, pyctcdecode, rescored
 from torch import nn
 
 from alspeech import querying
+from alspeech import training as train
 from alspeech.acquisition import ACQUISITIONS
 from alspeech.ctc import ctc_losses, labelings_gradients
 from alspeech.decoding import n_best
-from alspeech.devices import autocast
 from alspeech.gradients import Tape, expected_gradient_length, plain_egl
 from alspeech.model import Bidirectional, DeepSpeech2
 from alspeech.sisters import aloe as aloe_system
 from alspeech.sisters import few_labels
 from alspeech.sisters.joint import JointRecogniser
 from alspeech.speech.features import Batch, FeatureStore
+from alspeech.speech.text import ENGLISH
 from alspeech.statistics import interval, spearman
 from alspeech.workshop.config import ROOT, TrainingConfig, load_settings
 from alspeech.workshop.processes import keep_freed_memory
@@ -97,10 +99,10 @@ def autograd() -> dict:
     model, batches = pool_batches()
     rows = []
     features = batches[0].features[:1]
-    for cell in ("lstm", "gru", "rnn"):
+    for kind in ("lstm", "gru", "rnn"):
         torch.manual_seed(0)
-        other = DeepSpeech2(replace(model.config, cell=cell), model.layers[-1].out_features)
-        other = model if cell == "lstm" else other.eval()
+        other = DeepSpeech2(replace(model.config, cell=kind), model.layers[-1].out_features)
+        other = model if kind == "lstm" else other.eval()
         with torch.no_grad():
             logits = other(features)
         found = n_best(logits.log_softmax(-1), K)
@@ -114,7 +116,7 @@ def autograd() -> dict:
                 warnings.simplefilter("ignore")  # of missing batching rules
                 call = lambda: form(other, features, g)  # noqa: B023, E731
                 assert torch.allclose(call(), truth, rtol=1e-3), name
-                rows.append(row(f"{cell}: all {K} norms of one utterance, against autograd, {name}",
+                rows.append(row(f"{kind}: all {K} norms of one utterance, against autograd, {name}",
                                 ours_ms, median_ms(call, 1)))  # fmt: skip
     return {"rows": rows}
 
@@ -152,24 +154,49 @@ def beam() -> dict:
     return {"rows": rows or [row(f"{K} best, beam {K}", ms_and_mass(log_probs)[0])]}
 
 
+class Batches:
+    """In a feature store's place: batches that are there already."""
+
+    def __init__(self, batches: list):
+        self._by_first = {b.utt_ids[0]: replace(b, features=b.features.cpu()) for b in batches}
+        sizes = np.cumsum([len(b) for b in batches])
+        self._rows = np.split(np.arange(sizes[-1]), sizes[:-1])
+        self.utterances = pd.DataFrame({"utt_id": [u for b in batches for u in b.utt_ids]})
+        self.utterances["text"] = ""
+
+    def groups(self, utterances, size, rng=None) -> list:
+        return self._rows
+
+    def batch(self, utterances, encode=None) -> Batch:
+        return self._by_first[utterances["utt_id"].iloc[0]]
+
+    def batches(self, *_):
+        return iter(())
+
+
 def training_ms(model, batches) -> float:
-    """One pass of forward, backward and update over the batches, as training.fit does it."""
+    """A pass of training.fit over the batches, with all that it does but read them."""
     learner = DeepSpeech2(model.config, model.layers[-1].out_features)
     learner.to(batches[0].features.device)
-    return steps_ms(learner, batches, half=True)
+    store, config = Batches(batches), TrainingConfig()
+    fit = lambda: train.fit(  # noqa: E731
+        learner, store, store.utterances, store.utterances, ENGLISH, config,
+        updates=len(batches), rate=1e-3, seed=0, measured=1,
+    )  # fmt: skip
+    return median_ms(fit, len(store.utterances))
 
 
-def steps_ms(learner, batches, half: bool) -> float:
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, fused=half)
-    device = batches[0].features.device.type
+def packed_ms(model, batches) -> float:
+    """A pass with packed sequences and torch's own optimiser step, in single precision."""
+    learner = DeepSpeech2(model.config, model.layers[-1].out_features)
+    learner.layers = nn.Sequential(
+        *(Packed(layer) if isinstance(layer, Bidirectional) else layer for layer in learner.layers)
+    )
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3)
 
     def step(batch):
-        if half:
-            with autocast(device):
-                logits = learner(batch.features).float()
-        else:
-            logits = learner(batch.features)
-        loss = ctc_losses(logits.log_softmax(-1), batch.labels, zero_infinity=True).mean()
+        log_probs = learner(batch.features).log_softmax(-1)
+        loss = ctc_losses(log_probs, batch.labels, zero_infinity=True).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), TrainingConfig().clip)
@@ -180,12 +207,7 @@ def steps_ms(learner, batches, half: bool) -> float:
 
 def training() -> dict:
     model, batches = pool_batches()
-    packed = DeepSpeech2(model.config, model.layers[-1].out_features)
-    packed.layers = nn.Sequential(
-        *(Packed(layer) if isinstance(layer, Bidirectional) else layer for layer in packed.layers)
-    )
-    theirs = steps_ms(packed, batches, half=False)
-    ours = training_ms(model, batches)
+    ours, theirs = training_ms(model, batches), packed_ms(model, batches)
     return {"rows": [row("training step, against packed sequences in fp32", ours, theirs)]}
 
 
@@ -351,8 +373,8 @@ def aloe() -> dict:
         theirs = median_ms(lambda: protocol([0], names), 1, 1)
     rows.append(row("ALOE: 10 steps of 6 strategies, both modes", ours, theirs, "ms a run"))
     ends = []
-    for train in (few_labels.train, plain_train):
-        with mock.patch.object(few_labels, "train", train):
+    for way in (few_labels.train, plain_train):
+        with mock.patch.object(few_labels, "train", way):
             curves = protocol(range(10), ("random",))
         last = curves[(curves["step"] == short.steps) & (curves["mode"] == "aware")]
         ends.append(last.sort_values("run")["test"].to_numpy())
