@@ -22,9 +22,11 @@ would make an utterance's gradient depend on its batch-mates.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -58,7 +60,7 @@ class Tape:
                 "gradients of single utterances (EGL) need a model whose `layers` is an "
                 f"nn.Sequential of types in gradients.RULES; {type(model).__name__} {told}"
             )
-        self._backward = []
+        self._backward, self._last = [], (None, features)
         x = features[:, None]
         for number, (name, layer) in enumerate(layers.named_children()):
             special = isinstance(layer, nn.Conv2d) and (
@@ -67,8 +69,14 @@ class Tape:
             if special or type(layer) not in RULES:
                 kind = type(layer).__name__ + special * " with bias, groups or dilation"
                 raise TypeError(f"no gradient rule for layer {name} ({kind})")
+            follows = layers[number + 1] if number + 1 < len(layers) else None
+            if type(layer) is nn.BatchNorm2d and isinstance(self._last[0], nn.Conv2d):
+                continue  # the convolution's rule has both
+            more = (
+                (follows,) if type(follows) is nn.BatchNorm2d and type(layer) is nn.Conv2d else ()
+            )
             self._last = layer, x
-            x, backward = RULES[type(layer)](layer, x, number > 0)
+            x, backward = RULES[type(layer)](layer, x, number > 0, *more)
             self._backward.append(backward)
         self.logits = x  # [B, T', V]
 
@@ -160,192 +168,234 @@ def _to_sequence(layer, x, _need_input):
     return layer(x), backward
 
 
-def _conv(layer, x, need_input):
-    """Weight gradients of an utterance are one product of its unfolded input; one at a time."""
+def _conv(layer, x, need_input, norm=None):
+    """A convolution, with the batch norm that follows it: that one is affine, and its gradients are
+    sums of the convolution's, Σ_t δ_t (w · x_t) = w · Σ_t δ_t x_t. Weight gradients of an utterance
+    are one product of its unfolded input; one at a time."""
     kernel, stride, (top, right) = layer.kernel_size, layer.stride, layer.padding
     # frames and bins at the end that no kernel reaches
     missing = [(x.shape[2 + i] + 2 * layer.padding[i] - kernel[i]) % stride[i] for i in range(2)]
+    output, slope = layer(x).contiguous(memory_format=torch.channels_last), 1.0
+    if norm is not None:
+        inverse = torch.rsqrt(norm.running_var + norm.eps)
+        output, slope = norm(output), inverse * norm.weight
+    weight = layer.weight * torch.as_tensor(slope).expand(len(layer.weight))[:, None, None, None]
 
     def backward(delta, who, dtype):
-        B, R = delta.shape[:2]
+        rows = delta.to(dtype)
         padded = functional.pad(x[who].to(dtype), (right, right, top, top))
         patches = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])
-        norms, rows = delta.new_empty(B, R), delta.to(dtype)
-        for b in range(B):
-            inputs = patches[b].permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2)  # [I, positions]
-            outputs = rows[b].permute(2, 3, 0, 1).flatten(2).flatten(0, 1)  # [positions, R·C]
-            gradients = (inputs @ outputs).to(delta.dtype)
-            norms[b] = gradients.square().sum(dim=0).view(R, -1).sum(dim=1)
+        inputs = rows.new_ones(1 + weight[0].numel(), *patches.shape[2:4])  # the last sums deltas
+        unfolded, all_products = inputs[:-1].unflatten(0, weight.shape[1:]), []
+        for patch, row in zip(patches, rows, strict=True):
+            unfolded.copy_(patch.permute(0, 3, 4, 1, 2))
+            outputs = row.permute(2, 3, 0, 1).flatten(2).flatten(0, 1)  # [positions, R·C]
+            all_products.append(inputs.flatten(1) @ outputs)
+        products = torch.stack(all_products).to(x.dtype).unflatten(2, (-1, len(weight)))
+        by_weight, total = products[:, :-1], products[:, -1]  # [B, I, R, C], [B, R, C]
+        norms = (by_weight * slope).square().sum(dim=(1, 3))
+        if norm is not None:
+            by_scale = (by_weight * layer.weight.flatten(1).T[:, None]).sum(dim=1)
+            by_scale = (by_scale - total * norm.running_mean) * inverse
+            norms = norms + by_scale.square().sum(-1) + total.square().sum(-1)
         if not need_input:
             return norms, None
         by_input = functional.conv_transpose2d(
-            rows.flatten(0, 1), layer.weight.to(dtype), None, stride, layer.padding, missing
+            rows.flatten(0, 1), weight.to(dtype), None, stride, layer.padding, missing
         )
-        return norms, by_input.to(delta.dtype).unflatten(0, (B, R))
+        return norms, by_input.unflatten(0, delta.shape[:2])
 
-    return layer(x).contiguous(memory_format=torch.channels_last), backward
+    return output, backward
 
 
 def _recurrent(layer, x, _need_input):
-    """Both directions of a recurrent layer; the backward one is the same recursion, other way
-    round. From the fused layer's inputs and outputs every frame's gates come in one product."""
-    rnn, T = layer.rnn, x.shape[1]
+    """Both directions of a recurrent layer at once: the backward one is the same recursion with its
+    time turned. From the fused layer's inputs and outputs all gates come in one product."""
+    rnn, (B, T, D) = layer.rnn, x.shape
+    w_x, w_h, b_x, b_h = (
+        torch.stack([getattr(rnn, f"{name}_l0{suffix}") for suffix in ("", "_reverse")])
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
     hidden = layer.directions(x)  # [B, T, 2, H]: their sum would lose them
-    parts = []
-    for d, suffix in enumerate(("", "_reverse")):
-        w_x, w_h, b_x, b_h = (
-            getattr(rnn, f"{name}_l0{suffix}")
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        now = hidden[:, :, d]
-        first = torch.zeros_like(now[:, :1])
-        before = torch.cat([now[:, 1:], first] if d else [first, now[:, :-1]], dim=1)  # [B, T, H]
-        last_first = range(T) if d else range(T - 1, -1, -1)
-        if isinstance(rnn, nn.GRU):  # what comes from the hidden state is gated on its own
-            from_x, from_h = functional.linear(x, w_x, b_x), functional.linear(before, w_h, b_h)
-            deltas, inputs = _gru_deltas(from_x, from_h, before, last_first), (x, before)
-        else:
-            both = torch.cat([x, before], dim=-1)
-            gates = functional.linear(both, torch.cat([w_x, w_h], dim=1), b_x + b_h)
-            lstm = isinstance(rnn, nn.LSTM)
-            deltas = _lstm_deltas(gates, last_first) if lstm else _rnn_deltas(rnn, now, last_first)
-            inputs = (both,)
-        parts.append((w_x, w_h, inputs, deltas))
+    now = _both_ways(hidden[:, :, 0], hidden[:, :, 1], 1)
+    before = functional.pad(now[:, :, :-1], (0, 0, 1, 0))  # [2, B, T, H]
+    both = torch.cat([_both_ways(x, x, 1), before], dim=-1)
+
+    @functools.cache  # when a backward pass comes, and as precise as that is
+    def recursion(dtype):
+        def gates(inputs, w, b):
+            product = inputs.flatten(1, 2).to(dtype) @ w.to(dtype).mT
+            return (product.to(x.dtype) + b[:, None]).unflatten(1, (B, T))
+
+        if isinstance(rnn, nn.RNN):
+            return _rnn_deltas(rnn, now)
+        if isinstance(rnn, nn.LSTM):
+            return _lstm_deltas(gates(both, torch.cat([w_x, w_h], dim=2), b_x + b_h))
+        return _gru_deltas(gates(both[..., :D], w_x, b_x), gates(before, w_h, b_h), before)
+
+    # a GRU's input and hidden matrices receive different deltas
+    inputs = both.split((D, rnn.hidden_size), dim=-1) if isinstance(rnn, nn.GRU) else (both,)
 
     def backward(delta, who, dtype):
-        norms, by_input, delta = 0.0, None, delta.permute(2, 0, 1, 3).contiguous()
-        for w_x, w_h, inputs, deltas in parts:  # both directions receive the sum's delta
-            of_gates = deltas(delta, who, w_h.to(dtype))  # [T, B, R, G·H] each
-            for source, by_gates in zip(inputs, of_gates, strict=True):
-                by_gates = by_gates.permute(1, 2, 0, 3)
-                if dtype == torch.bfloat16:  # whose products of strided matrices are slow
-                    by_gates = by_gates.contiguous()
-                # where one delta serves both matrices, it serves two biases, too
-                norms = norms + outer_squared_norms(source[who], by_gates, 3 - len(inputs))
-            part = (of_gates[0] @ w_x.to(dtype)).to(delta.dtype)  # [T, B, R, D]
-            by_input = part if by_input is None else by_input.add_(part)
-        return norms, by_input.permute(1, 2, 0, 3)
+        norms, of_gates = 0.0, recursion(dtype)(delta, who, w_h.to(dtype))
+        for source, by_gates in zip(inputs, of_gates, strict=True):  # [2, B, R, T, G·H] each
+            # where one delta serves both matrices, it serves two biases, too
+            source, bias = source[:, who].flatten(0, 1), 3 - len(inputs)
+            squares = outer_squared_norms(source, by_gates.flatten(0, 1), bias)
+            norms = norms + squares.unflatten(0, (2, -1)).sum(dim=0)
+        by_input, turned = (g @ w for g, w in zip(of_gates[0], w_x.to(dtype), strict=True))
+        return norms, by_input.to(delta.dtype) + turned.flip(2)
 
     return hidden.sum(dim=2), backward
 
 
-# deltas(out, who, w_h) → the gradients by the gates' pre-activations, [T, B, R, G·H], in the
+def _both_ways(forward: Tensor, backward: Tensor, time: int) -> Tensor:
+    """Two tensors as one, the backward direction's with its time turned: the last frame is then
+    what a recursion comes to last, in both."""
+    return torch.stack([forward, backward.flip(time)])
+
+
+# deltas(out, who, w_h) → the gradients by the gates' pre-activations, [2, B, R, T, G·H], in the
 # precision of w_h (for a GRU of the part that comes from the input and of that from the hidden
-# state); ``out`` [T, B, R, H] is that by the output. Frames come first, so that what a step of the
-# recursion touches lies together. What is carried from frame to frame keeps full precision.
+# state); ``out`` [B, R, T, H] is that by the output. What is carried from frame to frame keeps
+# full precision, but for the product with w_h.
 
 
-def _rnn_deltas(rnn, now, last_first):
+def _rnn_deltas(rnn, now):
     """h = φ(a), a = W_x x + W_h h₋₁ + b. δa = φ'(a) δh; δh₋₁ += W_hᵀ δa."""
-    slope = (now > 0).to(now) if rnn.nonlinearity == "relu" else 1 - now**2  # [B, T, H]
+    slope = (now > 0).to(now) if rnn.nonlinearity == "relu" else 1 - now**2  # [2, B, T, H]
 
     def deltas(out, who, w_h):
-        result, carried = torch.empty_like(out, dtype=w_h.dtype), 0.0  # δh from the future
-        for t in last_first:
-            result[t] = (out[t] + carried) * slope[who, None, t]
-            carried = result[t] @ w_h
+        out, by_out, carried = _both_ways(out, out, 2), slope[:, who, None], 0.0
+        result = torch.empty_like(out, dtype=w_h.dtype)
+        for t in reversed(range(out.shape[3])):
+            result[:, :, :, t] = (out[:, :, :, t] + carried) * by_out[:, :, :, t]
+            carried = result[:, :, :, t] @ w_h[:, None]  # δh from the future
         return (result,)
 
     return deltas
 
 
-def _gru_deltas(from_x, from_h, before, last_first):
+def _gru_deltas(from_x, from_h, before):
     """r, z = σ(·); n = tanh(a_n + r ∘ c_n) with c_n = W_hn h₋₁ + b_hn; h = (1 − z) n + z h₋₁.
 
     The candidate's hidden part is gated by r, so input and hidden matrices receive different
     deltas in the third gate.
     """
-    H = before.shape[2]
+    H = before.shape[-1]
     r, z = torch.sigmoid(from_x[..., : 2 * H] + from_h[..., : 2 * H]).chunk(2, dim=-1)
     c = from_h[..., 2 * H :]
     n = torch.tanh(from_x[..., 2 * H :] + r * c)
     by_n = (1 - z) * (1 - n**2)  # δa_n / δh
     by_r = by_n * c * r * (1 - r)
     by_z = (before - n) * z * (1 - z)
-    by_x = torch.stack([by_r, by_z, by_n], dim=-2)  # [B, T, 3, H]
+    by_x = torch.stack([by_r, by_z, by_n], dim=-2)  # [2, B, T, 3, H]
     by_h = torch.stack([by_r, by_z, by_n * r], dim=-2)
 
     def deltas(out, who, w_h):
-        to_x, to_h, keep = by_x[who, None], by_h[who, None], z[who, None]
-        all_x, all_h = (out.new_empty(*out.shape[:3], 3, H, dtype=w_h.dtype) for _ in range(2))
-        carried = torch.zeros_like(out[0])  # δh from the future
-        for t in last_first:
-            delta = out[t] + carried  # [B, R, H]
-            all_x[t] = delta[:, :, None] * to_x[:, :, t]
-            all_h[t] = delta[:, :, None] * to_h[:, :, t]
-            carried = delta * keep[:, :, t] + all_h[t].flatten(2) @ w_h
-        return all_x.flatten(3), all_h.flatten(3)
+        to_x, to_h, keep = by_x[:, who, None], by_h[:, who, None], z[:, who, None]
+        out = _both_ways(out, out, 2)
+        all_x, all_h = (out.new_empty(*out.shape[:4], 3, H, dtype=w_h.dtype) for _ in range(2))
+        carried = torch.zeros_like(out[:, :, :, 0])  # δh from the future
+        for t in reversed(range(out.shape[3])):
+            delta = out[:, :, :, t] + carried  # [2, B, R, H]
+            all_x[:, :, :, t] = delta[..., None, :] * to_x[:, :, :, t]
+            all_h[:, :, :, t] = delta[..., None, :] * to_h[:, :, :, t]
+            carried = delta * keep[:, :, :, t] + all_h[:, :, :, t].flatten(3) @ w_h[:, None]
+        return all_x.flatten(4), all_h.flatten(4)
 
     return deltas
 
 
-def _lstm_deltas(gates, last_first):
-    """c = f c₋₁ + i g; h = o tanh(c), gates in torch's order i, f, g, o.
+def _lstm_deltas(gates):
+    """c = f c₋₁ + i g; h = o tanh(c), gates in torch's order i, f, g, o: [2, B, T, 4·H].
 
     δc = δh o (1 − tanh²c) + f₊₁ δc₊₁; the cell states are recomputed from the gates.
     """
-    i, f, g, o = gates.chunk(4, dim=-1)  # [B, T, H]
+    i, f, g, o = gates.chunk(4, dim=-1)  # [2, B, T, H]
     i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
-    new, cells, before = i * g, torch.empty_like(i), torch.empty_like(i)
-    cell = torch.zeros_like(i[:, 0])
-    for t in reversed(last_first):
-        before[:, t] = cell
-        cell = torch.addcmul(new[:, t], f[:, t], cell)
-        cells[:, t] = cell
+    new, before = i * g, torch.zeros_like(i)
+    for t in range(1, i.shape[2]):
+        before[:, :, t] = torch.addcmul(new[:, :, t - 1], f[:, :, t - 1], before[:, :, t - 1])
     less = lambda a, b: torch.addcmul(a, a, b, value=-1)  # a (1 − b)  # noqa: E731
-    tanh_c = torch.tanh(cells)
-    # δ(pre-activations of i, f, g) / δc, [B, T, 3, H]
-    by_cell = torch.stack([less(new, i), less(before * f, f), less(i, g * g)], dim=-2)
-    by_h = less(tanh_c * o, o)  # δ(pre-activation of o) / δh
-    to_cell = less(o, tanh_c * tanh_c)  # δc / δh
+    tanh_c = torch.tanh(torch.addcmul(new, f, before))
+    # to δc from δh, and from there to the frame before and to the pre-activations of i, f, g; to
+    # that of o from δh: [2, B, T, 6, H]
+    factors = torch.stack([
+        less(o, tanh_c * tanh_c), f, less(new, i), less(before * f, f), less(i, g * g),
+        less(tanh_c * o, o),
+    ], dim=-2)  # fmt: skip
 
     def deltas(out, who, w_h):
-        T, B, R, H = out.shape
-        all_gates = out.new_empty(T, B, R, 4, H, dtype=w_h.dtype)
-        frames = all_gates.view(T, B * R, 4 * H).unbind(0)
-        exact = w_h.dtype == out.dtype  # else a frame's gates are computed and then rounded
-        gates = all_gates if exact else out.new_empty(1, B, R, 4, H)
-        factors = [a[who].transpose(0, 1).contiguous() for a in (to_cell, f, by_cell, by_h)]
-        carried_h, carried_c = (torch.zeros_like(out[0]) for _ in range(2))  # from the future
-        step, arrays = _lstm_step, (gates, out, carried_h, carried_c, *factors)
+        B, R, T, H = out.shape
+        all_gates = out.new_empty(2, B, R, T, 4, H, dtype=w_h.dtype)
+        frame = out.new_empty(2, B, R, 4, H, dtype=w_h.dtype)
+        carried_h = out.new_zeros(2, B, R, H, dtype=w_h.dtype)  # from the future, as is
+        carried_c = out.new_zeros(2, B, R, H)
+        step, arrays = _lstm_step, (all_gates, frame, out, carried_h, carried_c, factors[:, who])
         if out.device.type == "cpu":
-            step, arrays = _lstm_step_compiled, [a.numpy() for a in arrays]
-        rounded, product = gates[0].view(B * R, 4 * H), carried_h.view(B * R, H)
-        for t in last_first:
-            step(t, t if exact else 0, *arrays)
-            if exact:
-                torch.mm(frames[t], w_h, out=product)
-            else:
-                product.copy_(frames[t].copy_(rounded) @ w_h)
-        return (all_gates.flatten(3),)
+            # numba knows no bfloat16, only its bits
+            half, step = w_h.dtype == torch.bfloat16 or None, _lstm_step_compiled
+            bits = (a.view(torch.uint16) if a.dtype == torch.bfloat16 else a for a in arrays)
+            arrays = (*(a.numpy() for a in bits), half)
+        frame, carried_h = frame.view(2, B * R, 4 * H), carried_h.view(2, B * R, H)
+        for t in reversed(range(T)):
+            step(t, *arrays)
+            torch.bmm(frame, w_h, out=carried_h)
+        return (all_gates.flatten(4),)
 
     return deltas
 
 
-def _lstm_step(t, to, gates, out, carried_h, carried_c, to_cell, keep, by_cell, by_h):
-    """Frame ``t`` of the recursion: writes ``gates[to]`` [B, R, 4, H] and, in place, δc for the
-    frame before. ``out`` [T, B, R, H] and the factors, [T, B, (3,) H], have frames first, too.
-    """
-    delta_h = out[t] + carried_h
-    carried_c.addcmul_(delta_h, to_cell[t, :, None])
-    torch.mul(carried_c[:, :, None], by_cell[t, :, None], out=gates[to, :, :, :3])
-    torch.mul(delta_h, by_h[t, :, None], out=gates[to, :, :, 3])
-    carried_c *= keep[t, :, None]
+def _lstm_step(t, gates, frame, out, carried_h, carried_c, factors):
+    """Frame ``t`` of both recursions: writes it into ``gates`` [2, B, R, T, 4, H] and ``frame``
+    [2, B, R, 4, H], and δc for the frame before into ``carried_c`` [2, B, R, H]. ``out``
+    [B, R, T, H] has its own time, ``factors`` [2, B, T, 6, H] that of the direction."""
+    to_cell, keep, *by_cell, by_h = factors[:, :, None, t].unbind(dim=-2)
+    delta_h = torch.stack([out[:, :, t], out[:, :, -1 - t]]) + carried_h
+    carried_c.addcmul_(delta_h, to_cell)
+    for number, by in enumerate(by_cell):
+        frame[..., number, :] = carried_c * by
+    frame[..., 3, :] = delta_h * by_h
+    gates[:, :, :, t] = frame
+    carried_c *= keep
 
 
 @numba.njit(cache=True)
-def _lstm_step_compiled(t, to, gates, out, carried_h, carried_c, to_cell, keep, by_cell, by_h):
-    """The same in one pass over memory."""  # pragma: no cover (compiled)
-    B, R, H = carried_h.shape
-    for b in range(B):
-        for r in range(R):
-            for h in range(H):
-                delta_h = out[t, b, r, h] + carried_h[b, r, h]
-                delta_c = carried_c[b, r, h] + delta_h * to_cell[t, b, h]
-                for gate in range(3):
-                    gates[to, b, r, gate, h] = delta_c * by_cell[t, b, gate, h]
-                gates[to, b, r, 3, h] = delta_h * by_h[t, b, h]
-                carried_c[b, r, h] = delta_c * keep[t, b, h]
+def _from_half(bits):  # pragma: no cover (compiled)
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@numba.njit(cache=True)
+def _to_half(x):  # pragma: no cover (compiled)
+    """The nearest bfloat16's bits; of two as near the even one."""
+    bits = np.float32(x).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@numba.njit(cache=True)
+def _lstm_step_compiled(t, gates, frame, out, carried_h, carried_c, factors, half):
+    """The same in one pass over memory; with ``half`` (or else None) ``gates``, ``frame`` and
+    ``carried_h`` hold bfloat16's bits. No slices: each costs more than what is done with it."""
+    ways, B, R, H = carried_h.shape  # pragma: no cover (compiled)
+    delta = np.empty((2, H), out.dtype)  # δc, δh
+    for way in range(ways):
+        own = out.shape[2] - 1 - t if way else t
+        for b in range(B):
+            for r in range(R):
+                for h in range(H):
+                    from_h = carried_h[way, b, r, h]
+                    delta_h = out[b, r, own, h] + (from_h if half is None else _from_half(from_h))
+                    delta_c = carried_c[way, b, r, h] + delta_h * factors[way, b, t, 0, h]
+                    delta[0, h], delta[1, h] = delta_c, delta_h
+                    carried_c[way, b, r, h] = delta_c * factors[way, b, t, 1, h]
+                for gate in range(4):
+                    for h in range(H):
+                        by_gate = delta[gate // 3, h] * factors[way, b, t, 2 + gate, h]
+                        stored = by_gate if half is None else _to_half(by_gate)
+                        frame[way, b, r, gate, h] = stored
+                        gates[way, b, r, t, gate, h] = stored
 
 
 RULES = {
@@ -425,10 +475,9 @@ def _expected_norm(tape: Tape, rows: Tensor, method, directions, probes, seed) -
     last_of_all = tape.last_layer_squared_norms(all_rows)[:, 0]
     if method == "last_layer":
         return last_of_all
-    left, vectors = principal_directions(rough)
     if method == "exact":
-        return _to_tolerance(tape, rows, left, vectors, last_of_all, able)
-    vectors = vectors[:, :, :directions]
+        return _to_tolerance(tape, rows, *principal_directions(rough), last_of_all, able)
+    vectors = leading_directions(rough, directions)
     leading = combine(vectors, rows)  # [B, R, T, V]
     full = tape.squared_norms(leading, bf16=able).sum(dim=1)
     if method == "unbiased":
@@ -452,6 +501,21 @@ def principal_directions(rows: Tensor) -> tuple[Tensor, Tensor]:
     left = (beyond / beyond[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)).roll(1, dims=1)
     left[:, 0] = 0
     return left.flip(-1), vectors.flip(-1)
+
+
+def leading_directions(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` of :func:`principal_directions`, [B, K, R]: by powers of A Aᵀ on twice as
+    many vectors, in less time than all eigenvectors take."""
+    A = rows.flatten(2)
+    gram = (A @ A.mT).to(_wide(A))
+    gram = gram / gram.diagonal(dim1=1, dim2=2).sum(-1)[:, None, None].clamp_min(1e-30)
+    power = torch.linalg.matrix_power(gram, 4)  # a higher one loses the minor directions
+    K, generator = gram.shape[1], torch.Generator().manual_seed(0)
+    vectors = torch.randn(K, min(2 * count, K), generator=generator).to(gram)
+    for _ in range(3):
+        vectors = torch.linalg.qr(power @ vectors).Q
+    within = torch.linalg.eigh(vectors.mT @ gram @ vectors)[1].flip(-1)
+    return vectors @ within[:, :, :count]
 
 
 def combine(vectors: Tensor, rows: Tensor) -> Tensor:
