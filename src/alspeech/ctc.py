@@ -69,56 +69,58 @@ class _Losses(torch.autograd.Function):
 
 @numba.njit(cache=True, fastmath={"reassoc", "contract"})  # sums may be taken eight at a time
 def forward_backward(probs, labels, lengths, log_p, gradients):  # pragma: no cover (compiled)
-    """CTC of K labelings of one utterance, in the probability domain, each frame scaled to sum 1.
+    """CTC of K labelings of one utterance, in the probability domain, scaled against underflow.
 
     ``probs`` [T, V]; ``labels`` [K, U] with ``lengths`` [K]. Writes log p(y_k | x) into ``log_p``
     [K] (−inf where no path fits) and, if ``gradients`` [K, T, V] is not empty, the gradient of
     −log p(y_k | x) by the logits: softmax minus occupancy (0 where p is 0).
 
     The S = 2U + 1 states of a labeling are kept as two rows, so that the inner loops have no
-    branches: after u labels a path ends in a ``blank`` [T, U + 1] or in the u-th ``label``.
+    branches: after u labels a path ends in a ``blank`` [T, U + 1] or in the u-th ``label``. Of the
+    u only those are visited that t + 1 frames can reach and the frames that are left can complete.
     """
     T, V = probs.shape
     width = labels.shape[1] + 2
     blank, label, emission = np.zeros((T, width)), np.zeros((T, width)), np.zeros((T, width))
     skip = np.zeros(width)  # 1 where the blank before the u-th label may be left out
     by_blank, by_label, occupied = np.zeros(width), np.zeros(width), np.zeros(width)
+    small = 1e-30  # a frame whose sum is less is scaled
+    one = np.uintp(1)  # numbers without sign: else vectors are not made use of
     for k in range(len(lengths)):
         U = lengths[k]
-        emission[:, 1] = 0.0  # where U is 0 there is no first label
         for u in range(1, U + 1):
-            symbol = labels[k, u - 1]
-            skip[u] = 1.0 if u > 1 and symbol != labels[k, u - 2] else 0.0
-            for t in range(T):
-                emission[t, u] = probs[t, symbol]
+            skip[u] = 1.0 if u > 1 and labels[k, u - 1] != labels[k, u - 2] else 0.0
         # forward: the probability of all paths that arrive here
-        blank[0, : U + 1] = 0.0
-        label[0, : U + 1] = 0.0
-        blank[0, 0] = probs[0, 0]
-        label[0, 1] = emission[0, 1]
         log_p[k] = 0.0
         for t in range(T):
-            if t > 0:
-                label[t, 0] = 0.0
-                for u in range(1, U + 1):
-                    arriving = label[t - 1, u] + blank[t - 1, u - 1] + skip[u] * label[t - 1, u - 1]
+            low, high = max(0, U - T + t + 1), min(U, t + 1)
+            start, first, end = np.uintp(low), np.uintp(max(1, low)), np.uintp(high + 1)
+            for u in range(first, end):
+                emission[t, u] = probs[t, labels[k, u - one]]
+            label[t, 0] = blank[t, high] = 0.0
+            if t == 0:
+                blank[0, 0] = probs[0, 0] if low == 0 else 0.0
+                label[0, high] = emission[0, high] if low <= high and high == 1 else 0.0
+            else:
+                for u in range(first, end):
+                    arriving = (
+                        label[t - 1, u] + blank[t - 1, u - one] + skip[u] * label[t - 1, u - one]
+                    )
                     label[t, u] = arriving * emission[t, u]
-                for u in range(U + 1):
+                for u in range(start, end):
                     blank[t, u] = (blank[t - 1, u] + label[t - 1, u]) * probs[t, 0]
-            late = U - T + t  # from here the labels that are left need more frames than are left
-            if late >= 0:
-                blank[t, late] = label[t, late] = 0.0
+            blank[t, high + 1] = label[t, high + 1] = 0.0  # the next frame asks for them
             total = 0.0
-            for u in range(U + 1):
+            for u in range(start, end):
                 total += blank[t, u] + label[t, u]
             if total <= 0.0:
                 log_p[k] = -np.inf
                 break
-            log_p[k] += np.log(total)
-            scale = 1.0 / total
-            for u in range(U + 1):
-                blank[t, u] *= scale
-                label[t, u] *= scale
+            if total < small:
+                log_p[k] += np.log(total)
+                for u in range(start, end):
+                    blank[t, u] /= total
+                    label[t, u] /= total
         if log_p[k] > -np.inf:
             ends = blank[T - 1, U] + label[T - 1, U]
             log_p[k] = log_p[k] + np.log(ends) if ends > 0 else -np.inf
@@ -127,40 +129,38 @@ def forward_backward(probs, labels, lengths, log_p, gradients):  # pragma: no co
         if log_p[k] == -np.inf:
             gradients[k] = 0.0
             continue
-        # backward: the probability of all completions after frame t, scaled; times forward it is
-        # the occupancy
+        # backward: the probability of all completions after frame t; times forward it is the
+        # occupancy, but for the scale
         by_blank[: U + 2] = 0.0
         by_label[: U + 2] = 0.0
         by_blank[U] = by_label[U] = 1.0
         for t in range(T - 1, -1, -1):
+            low, high = max(0, U - T + t + 1), min(U, t + 1)
+            start, first, end = np.uintp(low), np.uintp(max(1, low)), np.uintp(high + 1)
             if t < T - 1:
-                for u in range(1, U + 1):
+                for u in range(first, np.uintp(min(U, t + 2) + 1)):
                     by_label[u] *= emission[t + 1, u]
-                for u in range(U + 1):
+                for u in range(start, end):
                     stay = by_blank[u] * probs[t + 1, 0]
-                    by_blank[u] = stay + by_label[u + 1]
-                    by_label[u] += stay + skip[u + 1] * by_label[u + 1]
+                    by_blank[u] = stay + by_label[u + one]
+                    by_label[u] += stay + skip[u + one] * by_label[u + one]
             by_label[0] = 0.0  # there is no label before the first
-            if t < U:  # more labels than frames so far: not to be reached by then
-                by_blank[t + 1] = by_label[t + 2] = 0.0
-            total = 0.0
-            for u in range(U + 1):
+            total, in_blank, in_label = 0.0, 0.0, 0.0
+            for u in range(start, end):
                 total += by_blank[u] + by_label[u]
-            scale = 1.0 / total
-            for u in range(U + 1):
-                by_blank[u] *= scale
-                by_label[u] *= scale
-            in_blank, in_label = 0.0, 0.0
-            for u in range(U + 1):
                 in_blank += blank[t, u] * by_blank[u]
                 occupied[u] = label[t, u] * by_label[u]
                 in_label += occupied[u]
+            if total < small:
+                for u in range(start, end):
+                    by_blank[u] /= total
+                    by_label[u] /= total
             scale = 1.0 / (in_blank + in_label)
             for v in range(V):
                 gradients[k, t, v] = probs[t, v]
             gradients[k, t, 0] -= in_blank * scale
-            for u in range(1, U + 1):
-                gradients[k, t, labels[k, u - 1]] -= occupied[u] * scale
+            for u in range(first, end):
+                gradients[k, t, labels[k, u - one]] -= occupied[u] * scale
 
 
 def labelings_log_p(log_probs: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
