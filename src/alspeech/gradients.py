@@ -315,8 +315,11 @@ def _lstm_deltas(gates):
     i, f, g, o = gates.chunk(4, dim=-1)  # [2, B, T, H]
     i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
     new, before = i * g, torch.zeros_like(i)
-    for t in range(1, i.shape[2]):
-        before[:, :, t] = torch.addcmul(new[:, :, t - 1], f[:, :, t - 1], before[:, :, t - 1])
+    if i.device.type == "cpu":
+        _lstm_cells_compiled(new.numpy(), f.numpy(), before.numpy())
+    else:
+        for t in range(1, i.shape[2]):
+            before[:, :, t] = torch.addcmul(new[:, :, t - 1], f[:, :, t - 1], before[:, :, t - 1])
     less = lambda a, b: torch.addcmul(a, a, b, value=-1)  # a (1 − b)  # noqa: E731
     tanh_c = torch.tanh(torch.addcmul(new, f, before))
     # to δc from δh, and from there to the frame before and to the pre-activations of i, f, g; to
@@ -345,6 +348,18 @@ def _lstm_deltas(gates):
         return (all_gates.flatten(4),)
 
     return deltas
+
+
+@numba.njit(cache=True)
+def _lstm_cells_compiled(new, f, before):  # pragma: no cover (compiled)
+    """Writes the cell state before each frame, [2, B, T, H]; zero before the first."""
+    ways, B, T, H = before.shape
+    for way in range(ways):
+        for b in range(B):
+            for t in range(T - 1):
+                for h in range(H):
+                    kept = f[way, b, t, h] * before[way, b, t, h]
+                    before[way, b, t + 1, h] = new[way, b, t, h] + kept
 
 
 def _lstm_step(t, gates, frame, out, carried_h, carried_c, factors):
