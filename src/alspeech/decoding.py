@@ -131,6 +131,10 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
     candidate_symbol = np.zeros(room, np.int64)
     stay_blank = np.zeros(beam)
     stay_last = np.zeros(beam)
+    size = 4  # of a hash table of the beam's prefixes, never full
+    while size < 4 * beam:
+        size *= 2
+    slots, mask, one = np.empty(size, np.int64), np.uint64(size - 1), np.uint64(1)
 
     for t in range(T):
         frame, n = probs[t], len(node)
@@ -142,16 +146,23 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
             stay_last[i] = last[i] * frame[symbol[i]]
             taken[i, :] = False
         # 2. a prefix that grows into another one of the beam
+        slots[:] = -1
+        for i in range(n):
+            at = key[i] & mask
+            while slots[at] >= 0:
+                at = (at + one) & mask
+            slots[at] = i
         for j in range(n):
-            c = symbol[j]
+            c, at = symbol[j], parent_key[j] & mask
             if c == 0:
                 continue
-            for i in range(n):
-                if key[i] == parent_key[j]:
-                    source = blank[i] if c == symbol[i] else blank[i] + last[i]
-                    stay_last[j] += source * frame[c]
-                    taken[i, c] = True
-                    break
+            while slots[at] >= 0 and key[slots[at]] != parent_key[j]:
+                at = (at + one) & mask
+            i = slots[at]
+            if i >= 0:
+                source = blank[i] if c == symbol[i] else blank[i] + last[i]
+                stay_last[j] += source * frame[c]
+                taken[i, c] = True
         # 3. candidates: all that stay, and new prefixes above the worst of them
         count = 0
         worst = np.inf
