@@ -22,7 +22,6 @@ would make an utterance's gradient depend on its batch-mates.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numba
@@ -221,7 +220,8 @@ def _recurrent(layer, x, _need_input):
     before = functional.pad(now[:, :, :-1], (0, 0, 1, 0))  # [2, B, T, H]
     both = torch.cat([_both_ways(x, x, 1), before], dim=-1)
 
-    @functools.cache  # when a backward pass comes, and as precise as that is
+    made = {}  # when a backward pass comes, and as precise as that is
+
     def recursion(dtype):
         def gates(inputs, w, b):
             product = inputs.flatten(1, 2).to(dtype) @ w.to(dtype).mT
@@ -237,7 +237,10 @@ def _recurrent(layer, x, _need_input):
     inputs = both.split((D, rnn.hidden_size), dim=-1) if isinstance(rnn, nn.GRU) else (both,)
 
     def backward(delta, who, dtype):
-        norms, of_gates = 0.0, recursion(dtype)(delta, who, w_h.to(dtype))
+        if made.keys().isdisjoint((dtype, x.dtype)):  # precise ones serve half precision, too
+            made[dtype] = recursion(dtype)
+        deltas = made.get(x.dtype) or made[dtype]
+        norms, of_gates = 0.0, deltas(delta, who, w_h.to(dtype))
         for source, by_gates in zip(inputs, of_gates, strict=True):  # [2, B, R, T, G·H] each
             # where one delta serves both matrices, it serves two biases, too
             source, bias = source[:, who].flatten(0, 1), 3 - len(inputs)
