@@ -1,8 +1,8 @@
 """An executable companion to *Active Learning for Speech Recognition: the Power of Gradients*.
 
 Here is the paper. Read acquisition.py first: the scores. Then what they stand on (gradients.py,
-decoding.py, ctc.py, model.py), what they are for (querying.py, training.py, metrics.py), and the
-experiment that puts them to the test (experiment.py, tables.py, statistics.py, costs.py).
+backward.py, decoding.py, ctc.py, model.py), what they are for (querying.py, training.py,
+metrics.py), and the experiment that puts them to the test (experiment.py, tables.py, statistics.py).
 
 Below are three rooms: ``speech``, where utterances come from; ``sisters``, three systems that
 answer the paper's question in other ways; ``workshop``, what all of them use. Imports run one way:

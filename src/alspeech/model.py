@@ -3,7 +3,7 @@
 Legend: B batch, T frames, F bins, C channels, D features, V symbols (0 = blank).
 
 The model is a plain sequence of layers and takes utterances of one length (features.py), so its
-forward pass needs neither masks nor packing. gradients.py walks the same sequence backwards.
+forward pass needs neither masks nor packing. backward.py walks the same sequence back.
 """
 
 from __future__ import annotations

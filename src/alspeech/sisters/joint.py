@@ -186,7 +186,7 @@ def prediction_loss(
 
 class JointRecogniser(nn.Module):
     """Deep Speech 2 with an attention decoder (where ``config.hybrid``) and a loss predictor. As a
-    recogniser it is its CTC branch; ``layers`` are those that gradients.py walks."""
+    recogniser it is its CTC branch; ``layers`` are those that backward.py walks."""
 
     def __init__(self, model: ModelConfig, config: LossPredictionConfig, symbols: int):
         super().__init__()
