@@ -9,6 +9,8 @@ goes through it on a CPU. The tests hold both against the sum over all paths.
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 import torch
@@ -50,7 +52,8 @@ def training_losses(logits: Tensor, labels) -> Tensor:
         return ctc_losses(log_probs, labels, zero_infinity=True)
     # a posterior that underflowed would make a possible transcript impossible
     losses = _Losses.apply(log_probs.clamp_min(-500), labels)
-    return losses.masked_fill(losses.isinf(), 0)
+    unknown = log_probs.isnan().flatten(1).any(dim=1)
+    return losses.masked_fill(losses.isinf(), 0).masked_fill(unknown, math.nan)
 
 
 class _Losses(torch.autograd.Function):

@@ -51,6 +51,13 @@ def validation_loss(model, store, utterances, alphabet: Alphabet, batch: int = 3
     return total / len(utterances)
 
 
+def _gradient_norm(weights: list[nn.Parameter]) -> torch.Tensor:
+    """Summed in double precision: in single, weights that have no part in the loss would change how
+    the others' squares are grouped, and with it the last bit."""
+    norms = [torch.linalg.vector_norm(weight.grad, dtype=torch.float64) for weight in weights]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
 STATISTICS = ("running_mean", "running_var")  # of a batch norm
 
 
@@ -142,7 +149,7 @@ def fit(
             )
         optimizer.zero_grad(set_to_none=False)
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, config.clip)
+        nn.utils.clip_grads_with_norm_(weights, config.clip, _gradient_norm(weights))
         optimizer.step()
         schedule.step()
         if (number := update - updates + averaged) > 0:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..ctc import ctc_losses, pad
+from ..ctc import ctc_losses, pad, training_losses
 from ..devices import autocast
 from ..metrics import TARGETS, log_losses
 from ..model import Bidirectional, DeepSpeech2, ToSequence
@@ -217,10 +217,13 @@ class JointRecogniser(nn.Module):
                 taps.append(x)
         return [*taps, x.log_softmax(-1)], encoded, x
 
-    def losses(self, encoded: Tensor, logits: Tensor, labels, zero_infinity=False) -> Tensor:
+    def losses(self, encoded: Tensor, logits: Tensor, labels, training: bool = False) -> Tensor:
         """α CTC + (1 − α) attention of one transcript each, in nats, [B]; CTC alone where there is
-        no decoder. Infinite, or 0 with ``zero_infinity``, where CTC has no path."""
-        ctc = ctc_losses(_wide(logits).log_softmax(-1), labels, zero_infinity)
+        no decoder. Infinite, or for ``training`` 0, where CTC has no path."""
+        if training:
+            ctc = training_losses(_wide(logits), labels)
+        else:
+            ctc = ctc_losses(_wide(logits).log_softmax(-1), labels)
         if self.decoder is None:
             return ctc
         share = self.config.ctc_weight
@@ -251,7 +254,7 @@ def objective(model: JointRecogniser, batch, device, progress: float) -> Tensor:
     config = model.config
     with autocast(device):
         taps, encoded, logits = model.encode(batch.features)
-    losses = model.losses(encoded, logits, batch.labels, zero_infinity=True)
+    losses = model.losses(encoded, logits, batch.labels, training=True)
     fitting = torch.tensor([fits(row, logits.shape[1]) for row in batch.labels], device=device)
     if config.weight == 0 or not fitting.any():
         return losses.mean()
