@@ -105,8 +105,8 @@ SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyl
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
-	@# compile the beam search once, now, and not in every worker of the first run
-	@$(PY) -c 'import torch; from alspeech.decoding import n_best; n_best(torch.rand(1, 3, 4).log(), 2)'
+	@# compile what numba compiles once, now, and not in every worker of the first run
+	@$(PY) -m alspeech.gradients
 	@touch $@
 
 # rivals of the benchmark, apart from our own packages; one that cannot be had is left out

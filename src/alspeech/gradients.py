@@ -245,3 +245,14 @@ def _along(tape: Tape, rows, vectors, begin, end, bf16: bool) -> tuple[Tensor, T
             full[who] = tape.squared_norms(block, who, bf16).sum(dim=1)
             last[who] = tape.last_layer_squared_norms(block, who).sum(dim=1)
     return full, last
+
+
+if __name__ == "__main__":  # compiles and keeps what is compiled here and in what this stands on
+    from .decoding import n_best
+    from .model import DeepSpeech2
+    from .workshop.config import ModelConfig
+
+    small = Tape(DeepSpeech2(ModelConfig(hidden=8), symbols=5).eval(), torch.randn(1, 40, 40))
+    found = n_best(small.logits.log_softmax(-1), k=2)
+    for way in METHODS:
+        expected_gradient_length(small, found, way)

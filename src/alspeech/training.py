@@ -54,7 +54,8 @@ def validation_loss(model, store, utterances, alphabet: Alphabet, batch: int = 3
 def _gradient_norm(weights: list[nn.Parameter]) -> torch.Tensor:
     """Summed in double precision: in single, weights that have no part in the loss would change how
     the others' squares are grouped, and with it the last bit."""
-    norms = [torch.linalg.vector_norm(weight.grad, dtype=torch.float64) for weight in weights]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in gradients]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
