@@ -2,6 +2,11 @@
 
 import copy
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -195,6 +200,43 @@ def test_bf16_is_used_where_a_gpu_multiplies_it_and_not_where_it_is_emulated(mon
         properties = type("Properties", (), {"major": capability})
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, p=properties: p)
         assert has_bf16("cuda") is able
+
+
+TRAINED = """
+import torch
+from alspeech import devices, gradients
+from alspeech.acquisition import egl
+from alspeech.model import DeepSpeech2
+from alspeech.training import fit
+from conftest import TINY, manifest_of, tiny_batch, tiny_model
+from test_devices import ALPHABET, POOL, Store, TrainingConfig
+
+def trained():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = DeepSpeech2(TINY, len(ALPHABET))
+    history = fit(model, Store(6), POOL, POOL, ALPHABET, TrainingConfig(batch=2), updates=6,
+                  rate=1e-3, seed=1)
+    scores = egl(tiny_model(dtype=torch.float32), tiny_batch(dtype=torch.float32), labelings=10)
+    return [*history["validation_loss"], *scores.tolist()]
+"""
+
+
+def test_a_processor_without_avx512_and_bf16_comes_to_the_same_numbers():
+    names = {}
+    exec(TRAINED, names)
+    here = names["trained"]()
+    single = "devices.has_bf16 = gradients.has_bf16 = lambda device: False"
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    old = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{TRAINED}\n{single}\nprint(trained())"], check=True,
+        stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **old, "PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    there = json.loads(done.stdout)
+    assert len(there) == len(here) == 9
+    np.testing.assert_allclose(here, there, rtol=2e-2)
 
 
 def test_the_notebooks_leave_no_tensor_behind_on_a_gpu(executed):

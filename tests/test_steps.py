@@ -1,12 +1,15 @@
 """A step: found by what it depends on, computed once, one at a time or side by side."""
 
 import json
+import os
 from dataclasses import replace
 
+import joblib
 import pytest
 
 from alspeech.workshop import steps
 from alspeech.workshop.config import ModelConfig, Settings
+from alspeech.workshop.processes import cores
 from alspeech.workshop.steps import Step, in_parallel
 from alspeech.workshop.store import Checkpoint
 
@@ -54,6 +57,35 @@ def test_whatever_a_step_depends_on_is_in_its_key(change):
     before = Step("before", print, given={"seed": 1})
     step = Step("x", print, after=(before,), given={"model": ModelConfig()})
     assert replace(step).key == step.key != replace(step, **change).key
+
+
+@pytest.mark.parametrize("cores, tasks, processes", [(1, 3, 1), (16, 40, 16), (16, 3, 3)])
+def test_as_many_processes_as_there_are_cores_and_something_to_do(
+    monkeypatch, cores, tasks, processes
+):
+    class Serial(joblib.Parallel):
+        def __init__(self, n_jobs, **options):
+            asked.append(n_jobs)
+            super().__init__(n_jobs=1, **options)
+
+    asked = []
+    monkeypatch.delenv("ALSPEECH_JOBS")
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(joblib, "Parallel", Serial)
+    make = lambda settings, n: Step(f"step-{n}", lambda folder: {"n": n})  # noqa: E731
+    folders = in_parallel(make, None, [(n,) for n in range(tasks)], "steps")
+    assert asked == [processes] and len(set(folders)) == tasks
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binds a process to a core")
+def test_a_process_that_is_bound_to_one_core_counts_one(monkeypatch):
+    monkeypatch.delenv("ALSPEECH_JOBS")
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_a_step_that_was_killed_goes_on_or_begins_anew():

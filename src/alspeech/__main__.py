@@ -6,7 +6,7 @@ run       the same and the long work of one system (the paper's: base models, sc
 notebook  execute one notebook by papermill into build/<run>/
 data      download a corpus from its official address into data/
 power     how many seeds a difference needs, from the tables of a run
-findings  write again what README.md and results/README.md say of the committed results
+findings  write again what the READMEs say of the committed results
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
 130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.

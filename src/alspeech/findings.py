@@ -303,6 +303,22 @@ def speed() -> str:
     return markdown(["", "ours", "theirs", "", "ratio"], shown)
 
 
+def profile() -> str:
+    """The rows of ``make bench`` that say where a cell's seconds go."""
+    rows = json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+    shown = [
+        [row["name"].removeprefix("cell: "), f"{row['ours']:.3g}", row["unit"]]
+        for row in rows if row["name"].startswith("cell: ")
+    ]  # fmt: skip
+    return markdown(["", "", ""], shown)
+
+
+def tried() -> str:
+    """What was tried to be faster, with what came of it, kept or not."""
+    found = pd.read_csv(ROOT / "benchmarks" / "tried.csv", keep_default_na=False)
+    return markdown(["", "of", "before", "after", "", "kept"], found.astype(str).values.tolist())
+
+
 def sizes() -> str:
     """The laptop preset's corpus and model, beside the paper's."""
     settings, curves = provenance(MAIN)["config"], table(MAIN, "error_curves")
@@ -322,9 +338,10 @@ def sizes() -> str:
 # ---------------------------------------------------------------- passages
 
 PASSAGES = {
-    "runs": runs, "digits": digits, "recorded": recorded, "speed": speed, "sizes": sizes,
+    "runs": runs, "digits": digits, "recorded": recorded, "speed": speed, "profile": profile,
+    "tried": tried, "sizes": sizes,
 }  # fmt: skip
-FILES = ("README.md", "results/README.md")
+FILES = ("README.md", "results/README.md", "benchmarks/README.md")
 PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
 
 
