@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from companion import tone
-from conftest import tiny_batch, tiny_joint, tiny_model
+from conftest import REPOSITORY, tiny_batch, tiny_joint, tiny_model
 from fake_gpu import FakeGPU
 from test_decoding import all_labelings
 from test_gradients import ctc
@@ -138,7 +138,7 @@ def test_flqmi_is_a_brute_force_over_the_target(eta):
 
 
 def test_herding_is_a_brute_force_over_the_pool():
-    pool = lot(14)
+    pool = lot(40)
     x, known = pool.embeddings, BASE.embeddings
     near = np.array([min(np.sum((a - b) ** 2) for b in known) for a in x])
     k = lambda y: np.array([[math.exp(-np.sum((a - b) ** 2) / 2 / np.median(near)) for b in y]  # noqa: E731
@@ -149,7 +149,7 @@ def test_herding_is_a_brute_force_over_the_pool():
         covered = np.maximum(to_known, to_pool[:, chosen].max(axis=1) if chosen else 0)
         return pool.scores["nbest_margin"] @ covered
 
-    assert select("uncertainty_herding", pool, 7).tolist() == brute_force(pool, 7, worth)
+    assert select("uncertainty_herding", pool, 20).tolist() == brute_force(pool, 20, worth)
 
 
 def test_farthest_first_is_a_brute_force_and_starts_from_the_labelled():
@@ -372,6 +372,23 @@ def test_selections_are_the_same_for_any_order_division_and_batch():
         assert one == many, name
 
 
+@pytest.mark.parametrize(
+    "name", [x for x in SELECTIONS if x not in ("badge", "power_egl", "egl_per_second")]
+)
+def test_equals_go_by_their_ids_whatever_was_rounded(name):
+    pool = rows_of(lot(10), np.repeat(np.arange(10), 4))
+    pool = dataclasses.replace(pool, utt_ids=np.array([f"u{i:04d}" for i in range(40)]))
+    plain, rng = select(name, pool, 20).tolist(), np.random.default_rng(0)
+    for _ in range(5):
+        noise = 1 + 1e-8 * rng.normal(size=(40, 1, 1))
+        shaken = dataclasses.replace(
+            pool, directions=pool.directions * noise, embeddings=pool.embeddings * noise[:, 0],
+            scores={x: own * noise[:, 0, 0] for x, own in pool.scores.items()},
+        )  # fmt: skip
+        assert select(name, shaken, 20).tolist() == plain
+    assert selection.first_best(np.array([0.5, 1, 1 + 1e-9])) == 1
+
+
 def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch):
     model, store, asked = tiny_model(), Store(), []
     whole = first_pass(model, store, POOL, **OPTIONS)
@@ -444,6 +461,10 @@ def test_a_singular_information_has_a_defined_answer(name):
     assert np.isfinite(found).all() and sorted(found) == list(range(20))
     assert (found[:3] >= 10).all()
     assert np.linalg.eigvalsh(ridged(0.0, np.zeros((d, d)), np.zeros((d, d)))).min() > 0.99
+    F, mean = fisher(BASE), fisher(BASE).trace() / d * np.eye(d)
+    assert np.allclose(ridged(0.5, F, 9 * F), F + 0.5 * mean)
+    assert np.abs(ridged(0.0, F) - F).max() < 2e-9 * F.trace()
+    assert np.allclose(ridged(0.5, 0 * F, F), 0.5 * mean)
     assert np.linalg.eigvalsh(ridged(0.0, fisher(few))).min() > 0
 
 
@@ -651,21 +672,24 @@ def test_no_selection_reads_a_transcript(house, tmp_path, monkeypatch, aim):
 
 
 def test_a_selection_of_your_own_is_a_few_lines(house, tmp_path):
-    """As CONTRIBUTING.md says."""
-
-    def quick(candidates, amount, target, seed):
-        near = candidates.embeddings @ target.embeddings.mean(axis=0) / candidates.seconds
-        return np.argsort(-near)[:amount]
-
-    house.patch.setitem(SELECTIONS, "quick", quick)
-    settings = dataclasses.replace(house.settings["selection"], strategies=("random", "quick"))
-    experiment.all_scores(settings)
-    chosen = experiment.queried(settings, "quick", 20, 0)
-    assert len(chosen) == 6
-    folder = experiment.cell(settings, "quick", 20, 0).folder()
-    assert (folder / "metrics.json").exists()
-    kept = experiment.pool_scores(changed(settings, ridge=9.0), "quick", 0)
-    assert kept.key == experiment.pool_scores(settings, "quick", 0).key
+    """The README's own, word for word."""
+    blocks = (REPOSITORY / "README.md").read_text().split("```python\n")[1:]
+    (written,) = (block.split("```")[0] for block in blocks if "SELECTIONS" in block)
+    assert len(written.strip().split("\n")) <= 7
+    names = dict(vars(selection))
+    try:
+        exec(written, names)
+        quick = "near_target"
+        settings = dataclasses.replace(house.settings["selection"], strategies=("random", quick))
+        experiment.all_scores(settings)
+        chosen = experiment.queried(settings, quick, 20, 0)
+        assert len(chosen) == 6
+        folder = experiment.cell(settings, quick, 20, 0).folder()
+        assert (folder / "metrics.json").exists()
+        kept = experiment.pool_scores(changed(settings, ridge=9.0), quick, 0)
+        assert kept.key == experiment.pool_scores(settings, quick, 0).key
+    finally:
+        SELECTIONS.pop("near_target", None)
 
 
 # ---------------------------------------------------------------- targets

@@ -20,7 +20,6 @@ gradient of the single best hypothesis.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ from .workshop.store import Checkpoint, write_bytes
 
 @torch.no_grad()
 def embed(
-    model, batch: Batch, labelings: int = 50, directions: int = 5, numbers: int = 256,
+    model, batch: Batch, labelings: int = 40, directions: int = 5, numbers: int = 256,
     seed: int = 0,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Of every utterance of a batch, first dimension B:
@@ -142,9 +141,9 @@ class Candidates:
         return cls(ids[order], **arrays, scores=scores)
 
     def save(self, file) -> None:
-        fields = dataclasses.asdict(self)
-        scores = {f"score_{name}": values for name, values in fields.pop("scores").items()}
-        np.savez(file, **fields, **scores)
+        arrays = {name: getattr(self, name) for name in ("utt_ids", *ARRAYS)}
+        scores = {f"score_{name}": values for name, values in self.scores.items()}
+        np.savez(file, **arrays, **scores)
 
     @classmethod
     def load(cls, file) -> Candidates:

@@ -299,13 +299,12 @@ def badge(candidates, amount, seed=0) -> np.ndarray:
     distances, new = np.full(len(points), np.inf), order[:]
     while len(order) < amount:
         distances = np.minimum(distances, _nearest(points, points[new]))
-        distances[order] = 0
         places = np.cumsum(distances, dtype=float)
         if places[-1] <= 0:  # all that is left has been chosen once already, or has no gradient
             left = np.setdiff1d(np.arange(len(points)), order)
             return np.array([*order, *rng.permutation(left)][:amount])
         drawn = np.searchsorted(places, rng.random(together) * places[-1], side="right")
-        new = list(dict.fromkeys(drawn.tolist()))
+        new = list(dict.fromkeys(np.minimum(drawn, len(points) - 1).tolist()))
         order += new
     return np.array(order[:amount], dtype=int)
 

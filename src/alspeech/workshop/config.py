@@ -134,9 +134,9 @@ class SelectionConfig(Section):
 
     # what the recogniser is for, as audio without transcripts: a split, or a folder of audio files
     target: Annotated[str, Field(min_length=1)] = "validation"
-    # the last layer's gradients: labelings K that they are of (half as many as EGL's: three forward
-    # passes an utterance instead of five), directions R, numbers d that they are projected to
-    labelings: Count = 50
+    # the last layer's gradients: labelings K that they are of (fewer than EGL's: three forward
+    # passes an utterance instead of six), directions R, numbers d that they are projected to
+    labelings: Count = 40
     directions: Count = 5
     numbers: Count = 256
     # λ of the Fisher information, in mean eigenvalues of the base set's; is a gain divided by what
