@@ -296,7 +296,7 @@ def test_a_first_pass_gives_the_scores_that_stand_for_themselves():
 
 def test_a_sketch_keeps_products_on_average_and_is_the_same_for_all():
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 500, generator=generator, dtype=torch.double)
+    x, y = 0.5 + torch.randn(2, 500, generator=generator, dtype=torch.double)  # a mean, too
     products = [(sketch(x, 64, seed) @ sketch(y, 64, seed)).item() for seed in range(300)]
     lengths = [sketch(x, 64, seed).square().sum().item() for seed in range(300)]
     spread = (x.square().sum() * y.square().sum() / 64 / 300).sqrt().item()
@@ -319,6 +319,10 @@ def test_embeddings_are_taken_where_the_model_is():
 def test_other_models_are_told():
     with pytest.raises(TypeError, match="nn.Linear; GRU has none"):
         embed(torch.nn.GRU(2, 2).eval(), tiny_batch())
+    model = tiny_model()
+    model.layers.append(torch.nn.Tanh())
+    with pytest.raises(TypeError, match="ends in an nn.Linear"):
+        embed(model, tiny_batch())
     batch = tiny_batch(dtype=torch.float32)
     assert embed(tiny_joint(), batch)["best"].isfinite().all()
     batch.features[1, 3, 2] = math.nan
