@@ -52,6 +52,9 @@ FIGURES = {
     "all": (experiment.cell, "all", 100, 0),
     "oracle": (experiment.pool_scores, "oracle_gradient", 0),
     "clusters": (experiment.pool_scores, "random_clusters", 0),
+    "first pass": (experiment.first_pass, "validation", 0),
+    "selection": (experiment.pool_scores, "fisher_ratio", 0),
+    "in clusters": (experiment.pool_scores, "power_egl", 0),
 }
 STUDIES = {
     "from scratch": (studies.longer, "scratch", 9, "entropy", 20, 0),

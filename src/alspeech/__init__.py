@@ -1,9 +1,9 @@
 """An executable companion to *Active Learning for Speech Recognition: the Power of Gradients*.
 
-Here is the paper. Read acquisition.py first: the scores. Then what they stand on (gradients.py,
-backward.py, decoding.py, ctc.py, model.py), what they are for (querying.py, training.py,
-metrics.py), and the experiment that puts them to the test (experiment.py, tables.py,
-statistics.py, costs.py).
+Here is the paper. Read acquisition.py first: the scores; then selection.py: which utterances
+together, for a target in sight. Then what they stand on (embeddings.py, gradients.py, backward.py,
+decoding.py, ctc.py, model.py), what they are for (querying.py, training.py, metrics.py), and the
+experiment that puts them to the test (experiment.py, tables.py, statistics.py, costs.py).
 
 Below are three rooms: ``speech``, where utterances come from; ``sisters``, three systems that
 answer the paper's question in other ways; ``workshop``, what all of them use. Imports run one way:

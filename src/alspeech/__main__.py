@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--corpus", default="synthetic")
     parser.add_argument("--data", default="", help="folder of a real corpus")
     parser.add_argument("--scenario", default="", help="of scenarios.yaml; else the preset's")
+    parser.add_argument("--target", default="", help="validation, test, pool, none or a folder")
     parser.add_argument("--system", default="figures", choices=SYSTEMS, help="what to run")
     parser.add_argument("--subset", default="", help="part of a corpus to download")
     options = parser.parse_args()
@@ -46,9 +47,9 @@ def main() -> int:
     from .workshop.config import ROOT, load_settings, run_name
     from .workshop.errors import UserError, explain
 
-    run = run_name(options.corpus, options.preset, options.scenario)
+    words = (options.preset, options.corpus, options.data, options.scenario, options.target)
+    run = run_name(options.corpus, options.preset, *words[3:])
     log = ROOT / "build" / run / "error.log"
-    words = (options.preset, options.corpus, options.data, options.scenario)
     try:  # a wrong word is told at once
         settings = None if options.command in ("data", "findings") else load_settings(*words)
     except UserError as error:

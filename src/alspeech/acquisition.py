@@ -2,14 +2,15 @@
 
     score(model, batch, **options) -> Tensor [B], higher = query first
 
-for every function, gradient-based ones too. Where a score has mathematics of its own, they stand
+for every function, gradient-based ones too. (What sees more than one utterance at a time, and the
+target, is a selection: selection.py.) Where a score has mathematics of its own, they stand
 above it as a function of tensors, which a test can call with numbers worked by hand; the score only
 fetches what they need from the model.
 
 Legend: B batch, T frames, V symbols (0 = blank), K labelings.
 
 To add a function: write it here, enter it in ``ACQUISITIONS``, and give it a line in
-``METHOD_STYLE`` (workshop/plots.py).
+``METHOD_STYLE`` (workshop/styles.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from .ctc import ctc_losses, labelings_gradients, pad
 from .decoding import n_best
-from .gradients import Tape, expected_gradient_length
+from .gradients import Tape, expected_gradient_length, weighted_gradients
 from .metrics import TARGETS, log_losses
 from .speech.features import Batch
 from .workshop.errors import UserError, cut, one_of
@@ -32,7 +33,12 @@ from .workshop.errors import UserError, cut, one_of
 
 def random(model, batch: Batch, seed: int = 0) -> Tensor:
     """Uniform in [0, 1), from the seed and the utterance's id alone."""
-    digests = (hashlib.sha256(f"{seed} {utt_id}".encode()).digest() for utt_id in batch.utt_ids)
+    return uniform(batch.utt_ids, seed)
+
+
+def uniform(utt_ids, seed: int) -> Tensor:
+    """A number in [0, 1) for each id, the same in whatever company."""
+    digests = (hashlib.sha256(f"{seed} {utt_id}".encode()).digest() for utt_id in utt_ids)
     return torch.tensor([int.from_bytes(d[:6], "big") / 2**48 for d in digests], dtype=torch.double)
 
 
@@ -63,7 +69,7 @@ def mean_entropy(log_probs: Tensor) -> Tensor:
 
 def entropy(model, batch: Batch) -> Tensor:
     """Mean entropy of the frame posteriors."""
-    return mean_entropy(_posteriors(model(batch.features), batch))
+    return mean_entropy(posteriors(model(batch.features), batch))
 
 
 def path_ctc(log_p_best: Tensor, frames: int) -> Tensor:
@@ -76,14 +82,14 @@ def path_ctc(log_p_best: Tensor, frames: int) -> Tensor:
 
 def pctc(model, batch: Batch, beam: int = 100) -> Tensor:
     """CTC loss of the most likely labeling (the beam search's first), per frame."""
-    log_probs = _posteriors(model(batch.features), batch)
+    log_probs = posteriors(model(batch.features), batch)
     best = n_best(log_probs, k=1, beam=beam)
     return path_ctc(best.log_p[:, 0], log_probs.shape[1])
 
 
 def least_confidence(model, batch: Batch, beam: int = 100) -> Tensor:
     """1 − p(ŷ | x)^(1/|ŷ|): one minus the most likely labeling's probability a label, in [0, 1]."""
-    best = n_best(_posteriors(model(batch.features), batch), k=1, beam=beam)
+    best = n_best(posteriors(model(batch.features), batch), k=1, beam=beam)
     return -torch.expm1(best.log_p[:, 0] / best.lengths[:, 0].clamp_min(1))
 
 
@@ -93,7 +99,7 @@ def estimated_loss(model, batch: Batch, beam: int = 100, target: str = "token") 
     # the loss of a joint recogniser (sisters/joint.py) is CTC's and attention's, as it was trained
     joint = hasattr(model, "predictor")
     encoded, logits = model.encode(batch.features)[1:] if joint else (None, model(batch.features))
-    best = n_best(_posteriors(logits, batch), k=1, beam=beam)
+    best = n_best(posteriors(logits, batch), k=1, beam=beam)
     labels = [best.labeling(b, 0) for b in range(len(batch))]
     losses = model.losses(encoded, logits, labels) if joint else -best.log_p[:, 0]
     return log_losses(losses, labels).exp()[:, TARGETS.index(target)]
@@ -130,10 +136,56 @@ def egl(
     model's own, so that what the beam misses counts as zero; ``renormalise`` makes them sum to 1.
     """
     tape = Tape(model, batch.features)
-    hypotheses = n_best(_posteriors(tape.logits, batch), labelings)
+    hypotheses = n_best(posteriors(tape.logits, batch), labelings)
     return expected_gradient_length(
         tape, hypotheses, method, directions, seed=seed, renormalise=renormalise
     )
+
+
+def shares(log_p: Tensor) -> Tensor:
+    """q_k: the p_k made to sum to 1 over the beam, [B, K] → [B, K]; 0 where none is possible."""
+    return log_p.double().softmax(dim=1).nan_to_num(0.0)
+
+
+def labeling_entropy(log_p: Tensor) -> Tensor:
+    """−Σ_k q_k log q_k in nats, [B, K] → [B]: between 0 and log K."""
+    return torch.special.entr(shares(log_p)).sum(dim=1)
+
+
+def labeling_margin(log_p: Tensor) -> Tensor:
+    """1 − (q_1 − q_2) of the two most probable labelings, [B, K] → [B], in [0, 1]."""
+    q = shares(log_p)
+    return 1 - q[:, 0] + q[:, 1:2].sum(dim=1)
+
+
+def nbest_entropy(model, batch: Batch, labelings: int = 100) -> Tensor:
+    """Entropy of the ``labelings`` most probable transcripts (N-best entropy, Varadarajan et al.
+    2009), where :func:`entropy` is that of frames."""
+    return labeling_entropy(n_best(posteriors(model(batch.features), batch), labelings).log_p)
+
+
+def nbest_margin(model, batch: Batch, labelings: int = 100) -> Tensor:
+    """How near the second most probable transcript comes to the first (Scheffer et al. 2001)."""
+    return labeling_margin(n_best(posteriors(model(batch.features), batch), labelings).log_p)
+
+
+def egl_last_layer(
+    model, batch: Batch, labelings: int = 100, squared: bool = True, per: str = ""
+) -> Tensor:
+    """EGL of the last layer's parameters, renormalised, Σ_k q_k ‖G_k‖²: exact, and without a
+    backward pass through the network.
+
+    Not ``squared``: Σ_k q_k ‖G_k‖ (Settles et al. 2008 leave the square out). ``per`` "frame" or
+    "label" (expected, at least one): divided by so many, since long utterances have long gradients.
+    """
+    tape = Tape(model, batch.features)
+    hypotheses = n_best(posteriors(tape.logits, batch), labelings)
+    q, rows = shares(hypotheses.log_p), weighted_gradients(tape.logits, hypotheses)
+    norms = tape.last_layer_squared_norms(rows).double()  # q_k ‖G_k‖²
+    total = norms.sum(dim=1) if squared else (q * norms).sqrt().sum(dim=1)
+    if per == "label":
+        return total / (q * hypotheses.lengths).sum(dim=1).clamp_min(1)
+    return total / (tape.logits.shape[1] if per == "frame" else 1)
 
 
 def gradient_length(model, batch: Batch) -> Tensor:
@@ -143,7 +195,7 @@ def gradient_length(model, batch: Batch) -> Tensor:
     utterance whose transcript does not fit its frames.
     """
     tape = Tape(model, batch.features)
-    log_probs = _posteriors(tape.logits, batch)
+    log_probs = posteriors(tape.logits, batch)
     for b in ctc_losses(log_probs, batch.labels).isinf().nonzero()[:, 0]:
         raise UserError(
             f"utterance {cut(batch.utt_ids[b])}: its {len(batch.labels[b])} labels do not fit "
@@ -156,7 +208,7 @@ def gradient_length(model, batch: Batch) -> Tensor:
 def true_loss(model, batch: Batch) -> Tensor:
     """−log p(y | x) / T of the true transcripts: what pCTC guesses. An oracle, as it needs
     ``batch.labels``; a transcript that does not fit its frames comes last."""
-    log_probs = _posteriors(model(batch.features), batch)
+    log_probs = posteriors(model(batch.features), batch)
     losses = ctc_losses(log_probs, batch.labels) / log_probs.shape[1]
     return losses.masked_fill(losses.isinf(), -torch.inf)
 
@@ -184,7 +236,7 @@ def cluster(embeddings: Tensor, count: int = 50, seed: int = 0) -> np.ndarray:
     return kmeans2(points, count, minit="++", seed=np.random.default_rng(seed))[1]
 
 
-def _posteriors(logits: Tensor, batch: Batch) -> Tensor:
+def posteriors(logits: Tensor, batch: Batch) -> Tensor:
     """Frame log posteriors [B, T, V]; ``UserError`` where the batch is empty or they are NaN."""
     return _numbers(logits.log_softmax(-1), batch)
 
@@ -209,6 +261,13 @@ ACQUISITIONS = {
     "least_confidence": least_confidence,
     "estimated_loss": estimated_loss,
     "loss_prediction": loss_prediction,
+    # of the last layer's gradients and of the beam, renormalised
+    "egl_last_layer": egl_last_layer,
+    "egl_unsquared": partial(egl_last_layer, squared=False),
+    "egl_per_frame": partial(egl_last_layer, per="frame"),
+    "egl_per_label": partial(egl_last_layer, per="label"),
+    "nbest_entropy": nbest_entropy,
+    "nbest_margin": nbest_margin,
     # what an honest comparison is held against, too
     "random_seconds": random_seconds,
     "longest": longest,
@@ -225,7 +284,7 @@ ORACLES = tuple(name for name in ACQUISITIONS if name.startswith("oracle_"))
 IN_TURN = ("random_clusters", "oracle_groups")
 
 
-def check_strategies(names) -> None:
-    """Raise ``UserError`` for a name that is not in ``ACQUISITIONS``."""
+def check_strategies(names, others=()) -> None:
+    """Raise ``UserError`` for a name that is not in ``ACQUISITIONS``, nor among some others."""
     for name in names:
-        one_of("strategy", name, ACQUISITIONS)
+        one_of("strategy", name, (*ACQUISITIONS, *others))

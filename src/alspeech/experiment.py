@@ -17,18 +17,19 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 
-from . import tables
+from . import embeddings, tables
 from .acquisition import check_strategies
 from .claims import claims
 from .devices import device
 from .model import DeepSpeech2
-from .querying import ALL, BASE, costly_first, query, score, score_options
-from .speech import corpus
+from .querying import ALL, BASE, affordable, costly_first, query, score, score_options
+from .selection import SELECTIONS, Candidates, as_scores, selection_options
+from .speech import corpus, target
 from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
 from .training import load_weights, train_and_test
-from .workshop.config import EVEN, Settings, TrainingConfig, load_settings
+from .workshop.config import EVEN, SPLITS, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
 from .workshop.steps import Step, in_parallel
@@ -103,6 +104,8 @@ def pool_scores(
 ) -> Step:
     """One strategy's scores of the pool by a seed's base model, or by the ``model`` that ``load``
     (of settings and seed) loads. Folder: ``scores.csv``."""
+    if strategy in SELECTIONS:
+        return _selected(settings, strategy, seed, model, load)
     options = score_options(settings, strategy, seed)
 
     def compute(folder: Path) -> dict:
@@ -118,6 +121,75 @@ def pool_scores(
         f"scores-{strategy}-seed{seed}", compute, after=(model or base_model(settings, seed),),
         given=options,
     )  # fmt: skip
+
+
+def first_pass(
+    settings: Settings, split: str, seed: int, model: Step | None = None, load=load_base
+) -> Step:
+    """What selections need of a split's utterances, or of a folder's, by a seed's base model, or
+    by the ``model`` that ``load`` loads. Folder: ``candidates.npz``. No transcript is read."""
+    config, recorded = settings.selection, target.target(settings) if split not in SPLITS else None
+    options = {name: getattr(config, name) for name in ("labelings", "directions", "numbers")}
+    options["seed"] = seed  # of the projection
+
+    def compute(folder: Path) -> dict:
+        data = corpus.prepare(settings)
+        if recorded:
+            utterances, store = target.read(recorded, data.split("pool"))
+        else:
+            utterances, store = data.split(split).drop(columns="text"), data.store
+        found = embeddings.first_pass(load(settings, seed), store, utterances, folder, **options)
+        found.save(folder / "candidates.npz")
+        embeddings.remove_parts(folder)
+        return {"utterances": len(found)}
+
+    name = split if split in SPLITS else "target"
+    return Step(
+        f"first-pass-{name}-seed{seed}", compute, given=options,
+        after=(model or base_model(settings, seed), *filter(None, [recorded])),
+    )  # fmt: skip
+
+
+def _selected(settings: Settings, strategy: str, seed: int, *model) -> Step:
+    """As :func:`pool_scores`, by a selection from first passes; as many are ranked as the largest
+    amount pays for."""
+    splits, taken = selection_options(settings.selection, strategy, seed)
+    splits = {"candidates": "pool"} | splits
+    passes = {x: first_pass(settings, split, seed, *model) for x, split in splits.items() if split}
+    budget = {"amount": max(amounts(settings)), "by_seconds": bool(settings.query_seconds)}
+
+    def compute(folder: Path) -> dict:
+        sets = dict.fromkeys(splits)
+        for x, step in passes.items():
+            sets[x] = Candidates.load(step.folder() / "candidates.npz")
+        pool = sets.pop("candidates")
+        count = affordable(pool.seconds, **budget)
+        order = SELECTIONS[strategy](pool, count, **sets, **taken)
+        as_scores(strategy, pool, order).to_csv(folder / "scores.csv")
+        return {"utterances": len(pool), "ranked": len(order)}
+
+    given = taken | budget
+    if "target" in splits:  # which of the passes is it?
+        given["target"] = passes["target"].name if "target" in passes else None
+    before = {step.name: step for step in passes.values()}  # the pool may be the target
+    return Step(
+        f"scores-{strategy}-seed{seed}", compute, after=tuple(before.values()),
+        given=given,
+    )  # fmt: skip
+
+
+def first_passes(settings: Settings) -> list[Path]:
+    """Every first pass that the preset's selections ask for."""
+    chosen = [name for name in settings.strategies if name in SELECTIONS]
+    splits = [
+        x
+        for name in chosen
+        for x in selection_options(settings.selection, name, 0)[0].values()
+        if x
+    ]
+    splits = dict.fromkeys(["pool", *splits] if chosen else [])
+    tasks = [(split, seed) for split in splits for seed in range(settings.seeds)]
+    return in_parallel(first_pass, settings, tasks, "first passes")
 
 
 def read_scores(folder: Path) -> pd.Series:
@@ -192,15 +264,20 @@ def base_models(settings: Settings) -> list[Path]:
 
 def all_scores(settings: Settings) -> dict[tuple, Path]:
     """The folder of the pool's scores by every (strategy, seed), computed if it is missing."""
-    strategies, seeds = costly_first(settings, settings.strategies), range(settings.seeds)
+    batches = [name for name in settings.strategies if name in SELECTIONS]
+    others = [name for name in settings.strategies if name not in SELECTIONS]
+    strategies, seeds = [*costly_first(settings, others), *batches], range(settings.seeds)
     base_models(settings)
+    first_passes(settings)
     tasks = [(strategy, seed) for strategy in strategies for seed in seeds]
     return dict(zip(tasks, in_parallel(pool_scores, settings, tasks, "scores"), strict=True))
 
 
 def check(settings: Settings) -> str:
     """Prepare the corpus of every scenario and say, for a person to read, what came of it."""
-    check_strategies(settings.strategies)
+    check_strategies(settings.strategies, SELECTIONS)
+    for name in set(settings.strategies) & set(SELECTIONS):
+        selection_options(settings.selection, name, 0)
     told = {name: corpus.check(settings.on(name)) for name in settings.scenarios}
     return "\n\n".join(f"{name}: {text}" for name, text in told.items())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -85,6 +86,13 @@ def _by_batch(
         if checkpoint and checkpoint.due():
             checkpoint.save(found)
     return found
+
+
+def affordable(seconds, amount: float, by_seconds: bool) -> int:
+    """How many utterances of a pool a budget, see :func:`query`, pays for at most."""
+    if not by_seconds:
+        return max(1, round(len(seconds) * amount / 100))
+    return max(1, int((np.cumsum(np.sort(seconds)) <= amount + 1e-9).sum()))
 
 
 def rank(scores: pd.Series) -> pd.Series:

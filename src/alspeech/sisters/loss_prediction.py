@@ -25,6 +25,7 @@ from ..devices import device
 from ..experiment import read_scores
 from ..metrics import TARGETS
 from ..querying import ALL, BASE, costly_first, rank, score, score_options
+from ..selection import SELECTIONS
 from ..speech import corpus
 from ..statistics import bounds, spearman
 from ..training import load_weights, train_and_test
@@ -184,7 +185,8 @@ def queried(folder: Path) -> list[str]:
 
 def check(settings: Settings) -> str:
     """Prepare the corpus and say, for a person to read, what came of it."""
-    check_strategies((*settings.strategies, *settings.loss_prediction.strategies))
+    check_strategies(settings.strategies, SELECTIONS)
+    check_strategies(settings.loss_prediction.strategies)
     return corpus.check(settings.of("loss_prediction"))
 
 
@@ -198,7 +200,8 @@ def run(settings: Settings) -> SimpleNamespace:
     """
     begun, settings = time.perf_counter(), settings.of("loss_prediction")
     options, seeds = settings.loss_prediction, range(settings.seeds)
-    check_strategies((*settings.strategies, *options.strategies))
+    check_strategies(settings.strategies, SELECTIONS)
+    check_strategies(options.strategies)
     tidy(settings)
     data = corpus.prepare(settings)
     tasks = [(variant, seed) for seed in seeds for variant in options.variants]

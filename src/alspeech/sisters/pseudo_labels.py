@@ -26,6 +26,7 @@ from ..experiment import base_model, new_model, pool_scores, read_scores
 from ..metrics import evaluate, summarise
 from ..model import DeepSpeech2
 from ..querying import ALL, query
+from ..selection import SELECTIONS
 from ..speech import corpus
 from ..speech.corpus import Corpus, prepare
 from ..statistics import interval
@@ -322,7 +323,7 @@ def check_names(settings: Settings) -> None:
     config = settings.pseudo_labels
     for method in (*config.anchored, *config.free):
         one_of("method", method, recipes(config))
-    check_strategies((*settings.strategies, *config.strategies))
+    check_strategies((*settings.strategies, *config.strategies), SELECTIONS)
 
 
 def check(settings: Settings) -> str:

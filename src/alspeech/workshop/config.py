@@ -125,6 +125,29 @@ class TrainingConfig(Section):
     time_width: Whole = 16  # frames
 
 
+AIMS = ("validation", "test", "pool", "none")  # or a folder
+
+
+@dataclass(frozen=True)
+class SelectionConfig(Section):
+    """What selections (selection.py) are told, beside the pool and the base set."""
+
+    # what the recogniser is for, as audio without transcripts: a split, or a folder of audio files
+    target: Annotated[str, Field(min_length=1)] = "validation"
+    # the last layer's gradients: labelings K that they are of (fewer than EGL's: three forward
+    # passes an utterance instead of six), directions R, numbers d that they are projected to
+    labelings: Count = 40
+    directions: Count = 5
+    numbers: Count = 256
+    # λ of the Fisher information, in mean eigenvalues of the base set's; is a gain divided by what
+    # an utterance costs?
+    ridge: AtLeast0 = 1.0
+    per_second: bool = False
+    # FLQMI: weight of nearness to the target; power EGL: exponent (large: no chance)
+    eta: AtLeast0 = 1.0
+    beta: Positive = 1.0
+
+
 @dataclass(frozen=True)
 class StudiesConfig(Section):
     """What studies.py tries in the first scenario, with so many seeds at most."""
@@ -273,6 +296,7 @@ class Settings(Section):
     scenario: str = ""
     drawn: Scenario = field(default_factory=Scenario)
     named: bool = False
+    aimed: bool = False  # was the target?
     # the preset whose base model on the embedded corpus the base training starts from ("": none)
     start: str = ""
     # the grid
@@ -289,6 +313,7 @@ class Settings(Section):
     build: CorpusConfig = field(default_factory=CorpusConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     studies: StudiesConfig = field(default_factory=StudiesConfig)
     loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
@@ -305,7 +330,8 @@ class Settings(Section):
     @property
     def run(self) -> str:
         """Name of the run's folders under ``figures/``, ``results/`` and ``build/``."""
-        return run_name(self.corpus, self.preset, self.scenarios[0] if self.named else "")
+        target = self.selection.target if self.aimed else ""
+        return run_name(self.corpus, self.preset, self.scenarios[0] if self.named else "", target)
 
     @property
     def built(self) -> CorpusConfig:
@@ -331,9 +357,29 @@ class Settings(Section):
         return self.on(EVEN if load_scenario(name).misfit(self.corpus) else name)
 
 
-def run_name(corpus: str, preset: str, scenario: str = "") -> str:
-    """Name of a run's folders; ``scenario`` where it was named on the command line."""
-    return "-".join(filter(None, [corpus, preset, scenario]))
+def _aimed(selection: SelectionConfig, target: str, file: str) -> SelectionConfig:
+    """The section with another target, if one is named; a folder's path is taken from the
+    repository. Raises ``UserError`` where there is no such folder."""
+    target, where = (
+        (target, "target") if target else (selection.target, f"{file}: selection: target")
+    )
+    if target not in AIMS:
+        folder = ROOT / target
+        try:
+            there = folder.is_dir()
+        except (OSError, ValueError):
+            there = False
+        if not there:
+            raise UserError(f"{where} is {cut(target)}: choose one of {', '.join(AIMS)}, or name "
+                            "a folder of audio")  # fmt: skip
+        target = str(folder)
+    return replace(selection, target=target)
+
+
+def run_name(corpus: str, preset: str, scenario: str = "", target: str = "") -> str:
+    """Name of a run's folders; ``scenario`` and ``target`` where they were named on the command
+    line."""
+    return "-".join(filter(None, [corpus, preset, scenario, target and f"for-{Path(target).name}"]))
 
 
 def presets() -> list[str]:
@@ -360,10 +406,11 @@ def load_scenario(name: str) -> Scenario:
 
 
 def load_settings(
-    preset: str = "laptop", corpus: str = "synthetic", data: str = "", scenario: str = ""
-) -> Settings:
+    preset: str = "laptop", corpus: str = "synthetic", data: str = "", scenario: str = "",
+    target: str = "",
+) -> Settings:  # fmt: skip
     """Read ``configs/<preset>.yaml`` for a corpus, on the named scenario, else on the first of the
-    preset's.
+    preset's; selections aim at the ``target``, else at the preset's.
 
     Of the preset's scenarios those stay that the corpus can be drawn like, *even* if none can.
 
@@ -379,10 +426,12 @@ def load_settings(
     # a relative path is taken from the repository
     words = {"preset": preset, "corpus": corpus, "data": str(ROOT / data) if data else ""}
     values = read_yaml(file.read_bytes(), file.name)
-    for name in (*words, "scenario", "drawn", "named"):
+    for name in (*words, "scenario", "drawn", "named", "aimed"):
         if name in values:
             raise UserError(f"{file.name}: {name} is no key of a preset: name it to make, instead")
     settings = checked({**values, **words}, Settings, file.name)
+    settings = replace(settings, selection=_aimed(settings.selection, target, file.name))
+    settings = replace(settings, aimed=bool(target))
     if settings.start and settings.start not in presets():
         raise UserError(f"{file.name}: start: unknown preset '{cut(settings.start)}': "
                         f"choose one of {', '.join(presets())}")  # fmt: skip

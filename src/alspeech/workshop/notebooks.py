@@ -31,6 +31,8 @@ def execute(notebook: str, settings: Settings) -> Path:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the kernel warns on every start
     parameters = {"preset": settings.preset, "corpus": settings.corpus, "data": settings.data}
     parameters["scenario"] = settings.scenario if settings.named else ""
+    if settings.aimed:  # only those that look at selections have this parameter
+        parameters["target"] = settings.selection.target
     try:
         with _standard_error_to(log):
             papermill.execute_notebook(

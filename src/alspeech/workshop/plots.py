@@ -15,47 +15,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from ..statistics import interval, spearman
 from .store import write_bytes
+from .styles import METHOD_STYLE
 
 MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
-
-# label, colour (Okabe & Ito's palette), marker, line style: told apart without colour, too
-METHOD_STYLE = {
-    "random": ("random", "#000000", "o", ":"),
-    "entropy": ("entropy", "#0072B2", "s", "--"),
-    "pctc": ("pCTC", "#009E73", "^", "-."),
-    "egl": ("EGL", "#D55E00", "D", "-"),
-    "egl_renormalised": ("EGL, renormalised", "#CC79A7", "v", "-"),
-    "least_confidence": ("least confidence", "#009E73", "^", "-."),
-    "estimated_loss": ("estimated loss", "#56B4E9", "P", "-."),
-    "loss_prediction": ("predicted loss", "#882255", "*", "-"),
-    "margin": ("smallest margin", "#D55E00", "D", "-"),
-    "largest_margin": ("largest margin", "#CC79A7", "v", "--"),
-    "norm": ("norm", "#E69F00", "P", (0, (5, 1))),
-    "margin_logits": ("smallest margin, logits", "#D55E00", "d", (0, (1, 1))),
-    "least_confidence_logits": ("least confidence, logits", "#009E73", "<", (0, (1, 1))),
-    "largest_margin_logits": ("largest margin, logits", "#CC79A7", ">", (0, (1, 1))),
-    # what methods are held against, and oracles
-    "random_seconds": ("random seconds", "#666666", "o", (0, (1, 3))),
-    "random_clusters": ("random in clusters", "#666666", "X", (0, (3, 1, 1, 1))),
-    "longest": ("longest first", "#E69F00", ">", "--"),
-    "shortest": ("shortest first", "#E69F00", "<", "-."),
-    "oracle_gradient": ("oracle: true gradient", "#56B4E9", "D", "--"),
-    "oracle_loss": ("oracle: true loss", "#56B4E9", "s", "-."),
-    "oracle_groups": ("oracle: groups in turn", "#56B4E9", "*", "-"),
-    # pseudo_labels.py
-    "warm_up": ("after the warm-up", "#000000", "x", ":"),
-    "supervised": ("labels only", "#000000", "o", ":"),
-    "supervised_longer": ("labels only, all updates", "#000000", "s", ":"),
-    "hard": ("hard", "#0072B2", "o", "-"),
-    "ema_hard": ("hard, EMA teacher", "#0072B2", "s", "--"),
-    "soft": ("soft", "#D55E00", "D", "-"),
-    "mixture": ("soft + hard", "#CC79A7", "v", "--"),
-    "prior": ("soft + labelled prior", "#009E73", "^", "-."),
-    "temperature": ("soft, sharpened", "#E69F00", "P", ":"),
-    "ema": ("soft, EMA teacher", "#882255", "X", (0, (5, 1, 1, 1, 1, 1))),
-    "sampled_text": ("sampled, as text", "#56B4E9", "<", "--"),
-    "sampled_frames": ("sampled, by frame", "#999999", ">", "-."),
-}
 METRIC_LABEL = {
     "ctc": "CTC loss (nats)",
     "cer": "CER (%)",
