@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import sys
@@ -43,10 +44,21 @@ def _one_line(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
+MANY = 10  # names; twice as many may stand in a line
+
+
 def one_of(kind: str, name, known) -> None:
-    """Raise ``UserError`` for a name that is none of the known ones."""
-    if name not in known:
-        raise UserError(f"unknown {kind} '{cut(name)}': choose one of {', '.join(known)}")
+    """Raise ``UserError`` for a name that is none of the known ones, and say which they are; of
+    many the first, and of the others those that are most like it."""
+    if name in known:
+        return
+    shown, others = list(known), []
+    if len(shown) > 2 * MANY:
+        shown, others = shown[:MANY], shown[MANY:]
+        near = difflib.get_close_matches(str(name)[:40], others, MANY // 2, cutoff=0)
+        shown, left = shown + near, len(others) - len(near)
+    told = ", ".join(shown) + (f" or {left} others" if others else "")
+    raise UserError(f"unknown {kind} '{cut(name)}': choose one of {told}")
 
 
 def explain(error: Exception, log: Path) -> int:
