@@ -46,7 +46,7 @@ def main(names: list[str]) -> None:
     found = [OUTPUT / f"{part}.json" for part in PARTS]
     records = {path.stem: json.loads(path.read_text()) for path in found if path.exists()}
     rows = [r for record in records.values() for r in record["rows"]]
-    where = {**surroundings(), "utterances": UTTERANCES, "repeats": REPEATS}
+    where = {part: record["where"] for part, record in records.items()}
     write_json(ROOT / "build" / "bench.json", {"where": where, "rows": rows})
     print("\n" + table(rows))
     if {"egl", "growth"} <= records.keys():
@@ -80,7 +80,8 @@ def picture(directions: list[dict], growth: list[dict]) -> None:
 def run_part(part: str) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
-    record = getattr(parts, part)()
+    where = {**surroundings(), "utterances": UTTERANCES, "repeats": REPEATS}
+    record = getattr(parts, part)() | {"where": where}
     write_json(OUTPUT / f"{part}.json", record)
     print(table(record["rows"]), flush=True)
 

@@ -315,8 +315,8 @@ def profile() -> str:
 
 def tried() -> str:
     """What was tried to be faster, with what came of it, kept or not."""
-    found = pd.read_csv(ROOT / "benchmarks" / "tried.csv", keep_default_na=False)
-    return markdown(["", "of", "before", "after", "", "kept"], found.astype(str).values.tolist())
+    found = pd.read_csv(ROOT / "benchmarks" / "tried.csv", dtype=str, keep_default_na=False)
+    return markdown(["", "of", "before", "after", "", "kept"], found.values.tolist(), 2)
 
 
 def sizes() -> str:

@@ -108,7 +108,7 @@ def expected_gradient_length(
     - ``"unbiased"``: the leading directions, and ``probes`` random ±1 combinations (from ``seed``)
       of what they leave: its mean over the signs is EGL itself.
     - ``"exact"``: ``"rank"`` with as many directions as an utterance needs until what is left of
-      Σ_k p_k ‖g_k‖² is below ``TOLERANCE``; relative error below 1e-4 in single, 1e-8 in double.
+      Σ_k p_k ‖g_k‖² is below ``TOLERANCE``; relative error about 1e-4 in single, 1e-8 in double.
     - ``"last_layer"``, ``"logits"``: only these parameters; no backward pass through the network.
 
     The p_k are the model's own, or with ``renormalise`` made to sum to 1 over the K. Labelings of
