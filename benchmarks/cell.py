@@ -13,13 +13,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from alspeech import metrics, training
+from alspeech.devices import autocast
 from alspeech.experiment import new_model
 from alspeech.model import Bidirectional, DeepSpeech2
 from alspeech.speech.features import FeatureStore
 from alspeech.workshop.config import load_settings
 
 UPDATES, TESTED = 100, 1000
-PARTS = {  # what the profiler calls it begins with …; the first that fits counts
+PARTS = {  # what the profiler calls it begins with …; the longest that fits counts
     "recurrent layers, forward": ("aten::mkldnn_rnn_layer",),
     "recurrent layers, backward": ("aten::mkldnn_rnn_layer_backward",),
     "convolutions, forward": ("aten::mkldnn_convolution", "aten::_convolution"),
@@ -31,11 +32,13 @@ PARTS = {  # what the profiler calls it begins with …; the first that fits cou
         "aten::zero_", "aten::fill_", "torch::autograd::Acc", "aten::add_",
     ),
 }  # fmt: skip
-TOLD = {  # parts of their own, timed as a whole
+TOLD = {  # parts of their own, with all that happens in them
     "reading": (FeatureStore, "batch"),
     "SpecAugment": (training, "spec_augment"),
     "CTC": (training, "training_losses"),
 }
+
+REST = "all else"
 
 
 def cell() -> dict:
@@ -59,24 +62,13 @@ def cell() -> dict:
                 mock.patch.object(owner, attribute, _recorded(name, getattr(owner, attribute)))
             )
         fit(UPDATES)
-    events = profiled.key_averages()
-    spent = dict.fromkeys([*PARTS, *TOLD], 0.0)
-    for event in events:
-        if event.key in TOLD:
-            spent[event.key] += event.cpu_time_total
-        # the longest beginning: rnn_layer_backward is no rnn_layer
-        fitting = [
-            (len(start), part) for part, starts in PARTS.items() for start in starts
-            if event.key.startswith(start)
-        ]  # fmt: skip
-        if fitting:
-            spent[max(fitting)[1]] += event.self_cpu_time_total
-    whole = sum(event.self_cpu_time_total for event in events)
+    spent = dict.fromkeys([*PARTS, *TOLD, REST], 0.0)
+    for event in profiled.events():
+        spent[part_of(event)] += event.self_cpu_time_total
+    whole, rest = sum(spent.values()), spent.pop(REST)
     rows = [row("cell: an update", update, unit="ms")]
-    for part, microseconds in sorted(spent.items(), key=lambda item: -item[1]):
+    for part, microseconds in [*sorted(spent.items(), key=lambda item: -item[1]), (REST, rest)]:
         rows.append(row(f"cell: … {part}", 100 * microseconds / whole, unit="%"))
-    rest = 100 * (1 - sum(spent.values()) / whole)
-    rows.append(row("cell: … all else", rest, unit="%"))
     peak, work = gemm_peak(), multiply_adds(model, data, train)
     rows += [
         row("cell: multiply-adds of an update", work / 1e9, unit="10^9"),
@@ -86,29 +78,46 @@ def cell() -> dict:
     return {"rows": rows + test_rows(model.eval(), data)}
 
 
+def part_of(event) -> str:
+    """The one part that an event's own time belongs to."""
+    caller = event
+    while caller is not None:
+        if caller.name in TOLD:
+            return caller.name
+        if "_LossesBackward" in caller.name:
+            return "CTC"
+        caller = caller.cpu_parent
+    # the longest beginning: rnn_layer_backward is no rnn_layer
+    fitting = [
+        (len(start), part) for part, starts in PARTS.items() for start in starts
+        if event.name.startswith(start)
+    ]  # fmt: skip
+    return max(fitting)[1] if fitting else REST
+
+
 def test_rows(model, data) -> list[dict]:
     """Milliseconds an utterance of the test, and of its forward passes."""
     test = data.split("test")[:TESTED]
     batches = list(data.store.batches(test, 32))
 
     def forward():
-        with torch.no_grad(), training.autocast("cpu"):
+        with torch.no_grad(), autocast("cpu"):
             for batch in batches:
                 model(batch.features)
+
+    def align():
+        for text, hypothesis in zip(test["text"], tested["hypothesis"], strict=True):
+            metrics.errors(text, hypothesis, data.vocabulary)
 
     whole = lambda: metrics.evaluate(  # noqa: E731
         model, data.store, test, data.alphabet, known=data.vocabulary
     )
+    tested = whole()
     return [
         row("cell: the test", median_ms(whole, len(test), 3)),
         row("cell: … its forward passes", median_ms(forward, len(test), 3)),
-        row("cell: … alignment by jiwer", median_ms(lambda: aligned(test, data), len(test), 3)),
+        row("cell: … alignment by jiwer", median_ms(align, len(test), 3)),
     ]
-
-
-def aligned(test, data) -> None:
-    for text in test["text"]:
-        metrics.errors(text, text, data.vocabulary)
 
 
 def _recorded(name: str, function):

@@ -114,7 +114,7 @@ def query(scores: pd.Series, amount: float, seconds: pd.Series | None = None) ->
             raise UserError(
                 f"query percentage {amount} is outside (0, 100]: give a share of the pool"
             )
-        return order[: max(1, round(len(order) * amount / 100))]
+        return order[: affordable(order, amount, by_seconds=False)]
     costs = seconds.loc[order]
     if not costs.min() <= amount <= costs.sum():
         raise UserError(

@@ -183,10 +183,15 @@ def queried(folder: Path) -> list[str]:
     return list(read_csv(path)["utt_id"]) if path.exists() else []
 
 
-def check(settings: Settings) -> str:
-    """Prepare the corpus and say, for a person to read, what came of it."""
+def check_names(settings: Settings) -> None:
+    """Raise ``UserError`` for a strategy that does not exist, or not in rounds."""
     check_strategies(settings.strategies, SELECTIONS)
     check_strategies(settings.loss_prediction.strategies)
+
+
+def check(settings: Settings) -> str:
+    """Prepare the corpus and say, for a person to read, what came of it."""
+    check_names(settings)
     return corpus.check(settings.of("loss_prediction"))
 
 
@@ -200,8 +205,7 @@ def run(settings: Settings) -> SimpleNamespace:
     """
     begun, settings = time.perf_counter(), settings.of("loss_prediction")
     options, seeds = settings.loss_prediction, range(settings.seeds)
-    check_strategies(settings.strategies, SELECTIONS)
-    check_strategies(options.strategies)
+    check_names(settings)
     tidy(settings)
     data = corpus.prepare(settings)
     tasks = [(variant, seed) for seed in seeds for variant in options.variants]
