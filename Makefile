@@ -1,5 +1,5 @@
-# make help lists the targets. PRESET, CORPUS, DATA and SCENARIO choose the run, SUBSET what data downloads, N,
-# KILLS and SEED how much fuzz and soak try.
+# make help lists the targets. PRESET, CORPUS, DATA, SCENARIO and TARGET choose the run, SUBSET what data downloads,
+# N, KILLS and SEED how much fuzz and soak try.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -10,23 +10,29 @@ PRESET ?= laptop
 CORPUS ?= synthetic
 DATA   ?=
 SCENARIO ?=
+TARGET ?=
 SUBSET ?=
 N      ?= 1000
 KILLS  ?= 100
 SEED   ?= 0
-RUN    := $(CORPUS)-$(PRESET)$(if $(SCENARIO),-$(SCENARIO))
+# as run_name in src/alspeech/workshop/config.py
+RUN    := $(CORPUS)-$(PRESET)$(if $(SCENARIO),-$(SCENARIO))$(if $(TARGET),-for-$(notdir $(TARGET:%/=%)))
 OUT    := build/$(RUN)
 PY     := .venv/bin/python
-WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)" --scenario "$(SCENARIO)"
+WHAT   := --preset "$(PRESET)" --corpus "$(CORPUS)" --data "$(DATA)" --scenario "$(SCENARIO)" \
+          --target "$(TARGET)"
 
 # the systems, each a target of that name below; its notebooks, figures and tables
-SYSTEMS := figures map loss-prediction pseudo-labels aloe
+SYSTEMS := figures map beyond loss-prediction pseudo-labels aloe
 notebooks_figures := 1_base_training 2_querying 3_error_curves 4_rankings
 figures_figures   := fig1_error_curves fig2a_pctc_vs_entropy fig2b_egl_vs_entropy
 tables_figures    := table1.csv table1.md error_curves.csv comparisons.csv claims.csv scores.csv provenance.json
 notebooks_map := 8_when_does_it_pay
 figures_map   := fig_map_differences fig_map_savings fig_studies
 tables_map    := training.csv rounds.csv provenance_studies.json
+notebooks_beyond := 9_beyond_egl
+figures_beyond   := fig_beyond_argument fig_beyond_steps fig_beyond_methods fig_beyond_settings
+tables_beyond    := $(addprefix beyond_,curves.csv comparisons.csv steps.csv queries.csv settings.csv rounds.csv argument.csv) provenance_beyond.json
 notebooks_loss-prediction := 5_loss_prediction
 figures_loss-prediction   := fig_lp_scatter fig_lp_curves fig_lp_rankings
 tables_loss-prediction    := $(addprefix lp_,curves.csv variants.csv predictions.csv scores.csv) provenance_loss_prediction.json
@@ -45,11 +51,13 @@ lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORC
 .PHONY: help $(SYSTEMS) check data all test fuzz soak power findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
+	@echo '            [TARGET=validation|test|pool|none|folder]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands|esc10|vocalsound]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-17s%s\n", $$1, $$2}'
 
 figures: $(call executed,figures) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
 map: $(call executed,map) ## where a query pays: scenarios, claims, studies (notebook 8)
+beyond: $(call executed,beyond) ## from EGL to the paper's own argument (notebook 9)
 loss-prediction: $(call executed,loss-prediction) ## a recogniser that predicts its own loss (notebook 5)
 pseudo-labels: $(call executed,pseudo-labels) ## what the audio that nobody labelled is worth (notebook 6)
 aloe: $(call executed,aloe) ## few labels on a frozen encoder (notebook 7)

@@ -23,6 +23,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PAPER = NOTEBOOKS[:4]
 FIGURES = ("fig1_error_curves", "fig2a_pctc_vs_entropy", "fig2b_egl_vs_entropy")
 OF_THE_MAP = ("fig_map_differences", "fig_map_savings", "fig_studies")
+BEYOND = tuple(f"fig_beyond_{name}" for name in ("argument", "steps", "methods", "settings"))
 
 
 def cells(path, kind):
@@ -61,7 +62,7 @@ def test_a_notebook_is_executed_by_the_command_and_kept(spoken_root):
 def test_the_notebooks_regenerate_figures_and_tables(executed):
     assert not (executed / "told").read_text()
     figures, results = (executed / place / "synthetic-small" for place in ("figures", "results"))
-    for name in (*FIGURES, *OF_THE_MAP):
+    for name in (*FIGURES, *OF_THE_MAP, *BEYOND):
         assert (figures / f"{name}.png").stat().st_size > 10_000
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert {path.name for path in results.iterdir()} >= {

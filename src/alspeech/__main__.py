@@ -21,6 +21,7 @@ import sys
 SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "figures": "experiment",
     "map": "studies",
+    "beyond": "beyond",
     "loss-prediction": "sisters.loss_prediction",
     "pseudo-labels": "sisters.pseudo_labels",
     "aloe": "sisters.aloe",

@@ -140,6 +140,12 @@ class Candidates:
         scores = {x: np.concatenate([part.scores[x] for part in parts])[order] for x in names}
         return cls(ids[order], **arrays, scores=scores)
 
+    def rows(self, index) -> Candidates:
+        """Some of them, by their numbers."""
+        arrays = {name: getattr(self, name)[index] for name in ARRAYS}
+        scores = {name: values[index] for name, values in self.scores.items()}
+        return Candidates(self.utt_ids[index], **arrays, scores=scores)
+
     def save(self, file) -> None:
         arrays = {name: getattr(self, name) for name in ("utt_ids", *ARRAYS)}
         scores = {f"score_{name}": values for name, values in self.scores.items()}

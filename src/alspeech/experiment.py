@@ -14,16 +14,17 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import torch
 
 from . import embeddings, tables
-from .acquisition import check_strategies
+from .acquisition import check_strategies, uniform
 from .claims import claims
 from .devices import device
 from .model import DeepSpeech2
 from .querying import ALL, BASE, affordable, costly_first, query, score, score_options
-from .selection import SELECTIONS, Candidates, as_scores, selection_options
+from .selection import SELECTIONS, TARGET, Candidates, as_scores, selection_options
 from .speech import corpus, target
 from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
@@ -128,26 +129,43 @@ def first_pass(
 ) -> Step:
     """What selections need of a split's utterances, or of a folder's, by a seed's base model, or
     by the ``model`` that ``load`` loads. Folder: ``candidates.npz``. No transcript is read."""
-    config, recorded = settings.selection, target.target(settings) if split not in SPLITS else None
-    options = {name: getattr(config, name) for name in ("labelings", "directions", "numbers")}
-    options["seed"] = seed  # of the projection
+    config, options = settings.selection, pass_options(settings, seed)
+    recorded = target.target(settings) if split == TARGET and config.target not in SPLITS else None
+    given = options | ({"target": config.target, "heard": config.heard} if split == TARGET else {})
 
     def compute(folder: Path) -> dict:
-        data = corpus.prepare(settings)
-        if recorded:
-            utterances, store = target.read(recorded, data.split("pool"))
-        else:
-            utterances, store = data.split(split).drop(columns="text"), data.store
+        utterances, store = heard(settings, corpus.prepare(settings), split, seed)
         found = embeddings.first_pass(load(settings, seed), store, utterances, folder, **options)
         found.save(folder / "candidates.npz")
         embeddings.remove_parts(folder)
         return {"utterances": len(found)}
 
-    name = split if split in SPLITS else "target"
     return Step(
-        f"first-pass-{name}-seed{seed}", compute, given=options,
+        f"first-pass-{split}-seed{seed}", compute, given=given,
         after=(model or base_model(settings, seed), *filter(None, [recorded])),
     )  # fmt: skip
+
+
+def heard(settings: Settings, data: corpus.Corpus, split: str, seed: int) -> tuple:
+    """Utterances without transcripts, and the features, of a split; or of the settings' ``TARGET``,
+    of which so many are drawn as are to be heard."""
+    config, store = settings.selection, data.store
+    if split != TARGET:
+        utterances = data.split(split)
+    elif config.target in SPLITS:
+        utterances = data.split(config.target)
+    else:
+        utterances, store = target.read(target.target(settings), data.split("pool"))
+    if split == TARGET and config.heard:
+        drawn = uniform(utterances["utt_id"], seed).argsort(stable=True)
+        utterances = utterances.iloc[np.sort(drawn[: config.heard])].reset_index(drop=True)
+    return utterances.drop(columns="text", errors="ignore"), store
+
+
+def pass_options(settings: Settings, seed: int) -> dict:
+    """Of :func:`embeddings.embed`; the seed is the projection's."""
+    names = ("labelings", "directions", "numbers")
+    return {name: getattr(settings.selection, name) for name in names} | {"seed": seed}
 
 
 def _selected(settings: Settings, strategy: str, seed: int, *model) -> Step:
@@ -178,18 +196,12 @@ def _selected(settings: Settings, strategy: str, seed: int, *model) -> Step:
     )  # fmt: skip
 
 
-def first_passes(settings: Settings) -> list[Path]:
-    """Every first pass that the preset's selections ask for."""
+def first_passes(settings: Settings) -> list[str]:
+    """The splits (or the folder) whose first passes the preset's selections ask for."""
     chosen = [name for name in settings.strategies if name in SELECTIONS]
-    splits = [
-        x
-        for name in chosen
-        for x in selection_options(settings.selection, name, 0)[0].values()
-        if x
-    ]
-    splits = dict.fromkeys(["pool", *splits] if chosen else [])
-    tasks = [(split, seed) for split in splits for seed in range(settings.seeds)]
-    return in_parallel(first_pass, settings, tasks, "first passes")
+    seen = [selection_options(settings.selection, name, 0)[0].values() for name in chosen]
+    splits = dict.fromkeys(split for some in seen for split in some if split)
+    return ["pool", *(x for x in splits if x != "pool")] if chosen else []
 
 
 def read_scores(folder: Path) -> pd.Series:
@@ -262,15 +274,24 @@ def base_models(settings: Settings) -> list[Path]:
     return in_parallel(base_model, settings, [(s,) for s in range(settings.seeds)], "base models")
 
 
+def computing(settings: Settings, what: str, *which) -> Step:
+    """One of the steps that come before cells."""
+    return {"base model": base_model, "first pass": first_pass, "scores": pool_scores}[what](
+        settings, *which
+    )
+
+
 def all_scores(settings: Settings) -> dict[tuple, Path]:
-    """The folder of the pool's scores by every (strategy, seed), computed if it is missing."""
+    """The folder of the pool's scores by every (strategy, seed), computed if it is missing, with
+    what they are made of: in one go, so that no core waits for the last base model."""
     batches = [name for name in settings.strategies if name in SELECTIONS]
     others = [name for name in settings.strategies if name not in SELECTIONS]
-    strategies, seeds = [*costly_first(settings, others), *batches], range(settings.seeds)
-    base_models(settings)
-    first_passes(settings)
-    tasks = [(strategy, seed) for strategy in strategies for seed in seeds]
-    return dict(zip(tasks, in_parallel(pool_scores, settings, tasks, "scores"), strict=True))
+    whats = [("base model",), *(("first pass", split) for split in first_passes(settings))]
+    whats += [("scores", name) for name in [*costly_first(settings, others), *batches]]
+    tasks = [(*what, seed) for what in whats for seed in range(settings.seeds)]
+    folders = in_parallel(computing, settings, tasks, f"{settings.scenario}: models and scores")
+    found = zip(tasks, folders, strict=True)
+    return {task[1:]: folder for task, folder in found if task[0] == "scores"}
 
 
 def check(settings: Settings) -> str:
@@ -315,6 +336,15 @@ def run(settings: Settings) -> SimpleNamespace:
     """
     begun = time.perf_counter()
     tidy(settings)
+    found, folders = compared(settings)
+    found["claims"] = claims(found["error_curves"], found["scores"])
+    folder = publish(settings, found, "provenance", folders, begun)
+    return SimpleNamespace(curves=found["error_curves"], folder=folder, **found)
+
+
+def compared(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[Path]]:
+    """The tables of :func:`in_scenario`, of all scenarios together, with ``comparisons``, and the
+    folders that they are made of."""
     if settings.seeds == 1:
         print("one seed: curves without intervals, and nothing is decided", file=sys.stderr)
     done = [in_scenario(settings.on(name)) for name in settings.scenarios]
@@ -325,6 +355,4 @@ def run(settings: Settings) -> SimpleNamespace:
         found["error_curves"], metrics=MEASURES, endpoint=AREA, margin=MARGIN,
         errors=found["cell_errors"],
     )  # fmt: skip
-    found["claims"] = claims(found["error_curves"], found["scores"])
-    folder = publish(settings, found, "provenance", folders, begun)
-    return SimpleNamespace(curves=found["error_curves"], folder=folder, **found)
+    return found, folders

@@ -29,7 +29,7 @@ import torch
 
 from .acquisition import cluster, in_turn, uniform
 from .embeddings import Candidates
-from .workshop.config import SelectionConfig
+from .workshop.config import SPLITS, SelectionConfig
 from .workshop.errors import UserError
 
 # ---------------------------------------------------------------- greedy
@@ -344,15 +344,18 @@ SELECTIONS = {
 
 
 NEED_TARGET = ("flqmi",)
+TARGET = "target"  # the settings' target, as much of it as is to be heard
 
 
 def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tuple[dict, dict]:
-    """What a selection takes beside the pool: the splits (or the folder) whose first passes it is
+    """What a selection takes beside the pool: the splits (or ``TARGET``) whose first passes it is
     to see, by the names that it has for them, None for no target; and of the settings.
 
     Raises ``UserError`` for one that cannot do without a target and is to.
     """
-    splits = {"labelled": "base", "target": None if config.target == "none" else config.target}
+    whole = config.target in SPLITS and not config.heard
+    aim = config.target if whole else TARGET
+    splits = {"labelled": "base", "target": None if config.target == "none" else aim}
     options = {x: getattr(config, x) for x in ("ridge", "per_second", "eta", "beta")}
     if config.target == "none" and strategy in NEED_TARGET:
         raise UserError(f"strategy {strategy} needs a target, and selection: target is none")

@@ -21,9 +21,11 @@ import pandas as pd
 
 from . import experiment
 from .devices import device
+from .embeddings import first_pass
 from .experiment import base_model, cell, check  # noqa: F401  (the command asks for check)
 from .model import DeepSpeech2
 from .querying import ALL, BASE, query, score, score_options
+from .selection import SELECTIONS, selection_options
 from .speech import corpus
 from .tables import ALL_METRICS
 from .training import load_weights, train_and_test
@@ -50,7 +52,10 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
     before = (
         leg(settings, how, number - 1, strategy, seed) if number > 1 else base_model(settings, seed)
     )
-    options = score_options(settings, strategy, seed)
+    if strategy in SELECTIONS:
+        options = {"selection": vars(settings.selection), "seed": seed}
+    else:
+        options = score_options(settings, strategy, seed)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
@@ -62,11 +67,15 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
         wanted = round(len(pool) * share * (number if how == "rounds" else 1) / 100) - len(chosen)
         if wanted > 0:
             left = pool[~pool["utt_id"].isin(chosen)]
-            scores = score(
-                model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
-                **options,
-            )  # fmt: skip
-            chosen += query(scores, 100 * wanted / len(left))
+            if strategy in SELECTIONS:
+                labelled = pd.concat([data.split("base"), pool[pool["utt_id"].isin(chosen)]])
+                chosen += _select(settings, data, model, strategy, seed, left, labelled, wanted)
+            else:
+                scores = score(
+                    model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
+                    **options,
+                )  # fmt: skip
+                chosen += query(scores, 100 * wanted / len(left))
         write_csv(folder / "queried.csv", pd.DataFrame({"utt_id": chosen}))
         metrics = train_and_test(
             folder, data, model, data.labelled(chosen), config, seed=seed + 1000 * number,
@@ -80,6 +89,28 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
         "updates": config.updates, "rate": config.rate,
     }  # fmt: skip
     return Step(f"{strategy}-{how}-{number}-seed{seed}", compute, after=(before,), given=given)
+
+
+def _select(
+    settings: Settings, data, model, strategy: str, seed: int, left: pd.DataFrame,
+    labelled: pd.DataFrame, wanted: int,
+) -> list[str]:  # fmt: skip
+    """Ids of what a selection takes of the utterances that are ``left``, by a model that need not
+    be a base model."""
+    splits, taken = selection_options(settings.selection, strategy, seed)
+    options, sets = experiment.pass_options(settings, seed), dict.fromkeys(splits)
+
+    def look(utterances, store=data.store):
+        utterances = utterances.drop(columns="text", errors="ignore")
+        return first_pass(model, store, utterances, **options)
+
+    if "labelled" in splits:
+        sets["labelled"] = look(labelled)
+    if splits.get("target"):
+        sets["target"] = look(*experiment.heard(settings, data, splits["target"], seed))
+    candidates = look(left)
+    order = SELECTIONS[strategy](candidates, wanted, **sets, **taken)
+    return list(candidates.utt_ids[order])
 
 
 def _row(folder: Path, **what) -> dict:
@@ -110,9 +141,19 @@ def run(settings: Settings) -> SimpleNamespace:
         _row(folder, scenario=settings.scenario, **dict(zip(names, task, strict=True)))
         for folder, task in zip(folders, tasks, strict=True)
     ])  # fmt: skip
+    rounds, legs = in_rounds(settings, studies.strategies)
+    found = {"training": training, "rounds": rounds}
+    publish(settings, found, "provenance_studies", [*folders, *legs], begun)
+    return SimpleNamespace(**vars(done), **found)
+
+
+def in_rounds(settings: Settings, strategies) -> tuple[pd.DataFrame, list[Path]]:
+    """A row a strategy, seed and way of querying, in the current scenario; and the folders."""
+    studies = settings.studies
     tasks = [
         (how, studies.rounds, strategy, seed)
-        for strategy in studies.strategies for how in ("rounds", "batch") for seed in seeds
+        for strategy in strategies for how in ("rounds", "batch")
+        for seed in range(min(studies.seeds, settings.seeds))
     ]  # fmt: skip
     legs = in_parallel(leg, settings, tasks, "rounds")
     rounds = pd.DataFrame([
@@ -120,6 +161,4 @@ def run(settings: Settings) -> SimpleNamespace:
              query_percent=studies.amount, seed=seed)
         for folder, (how, count, strategy, seed) in zip(legs, tasks, strict=True)
     ])  # fmt: skip
-    found = {"training": training, "rounds": rounds}
-    publish(settings, found, "provenance_studies", [*folders, *legs], begun)
-    return SimpleNamespace(**vars(done), **found)
+    return rounds, legs

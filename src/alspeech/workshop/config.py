@@ -132,8 +132,10 @@ AIMS = ("validation", "test", "pool", "none")  # or a folder
 class SelectionConfig(Section):
     """What selections (selection.py) are told, beside the pool and the base set."""
 
-    # what the recogniser is for, as audio without transcripts: a split, or a folder of audio files
-    target: Annotated[str, Field(min_length=1)] = "validation"
+    # what the recogniser is for, as audio without transcripts: a split, or a folder of audio files;
+    # and how many of its utterances are heard, drawn by the seed (0: all)
+    target: Annotated[str, Field(min_length=1)] = "test"
+    heard: Whole = 160
     # the last layer's gradients: labelings K that they are of (fewer than EGL's: three forward
     # passes an utterance instead of six), directions R, numbers d that they are projected to
     labelings: Count = 40
@@ -160,6 +162,32 @@ class StudiesConfig(Section):
     rounds: Count = 4
     amount: Annotated[StrictInt | StrictFloat, Field(gt=0, lt=100)] = 20
     strategies: Names = ("random", "entropy", "egl_renormalised")
+
+
+@dataclass(frozen=True)
+class BeyondConfig(Section):
+    """What notebook 9 compares (beyond.py)."""
+
+    # from the paper's method to ours, one difference a step; then others'
+    strategies: Names = (
+        "random", "entropy", "egl", "egl_renormalised", "egl_last_layer", "d_optimal",
+        "fisher_ratio_pool", "fisher_ratio", "badge", "flqmi", "uncertainty_herding", "power_egl",
+    )  # fmt: skip
+    # other values of selection's settings for fisher_ratio at the first amount, one at a time, with
+    # so many seeds at most
+    seeds: Count = 3
+    ridge: tuple[AtLeast0, ...] = (0.01, 0.1, 10.0, 100.0)
+    directions: tuple[Count, ...] = (1, 2)
+    numbers: tuple[Count, ...] = (64, 1024)
+    heard: tuple[Count, ...] = (5, 20, 50)
+    target: Names = ("validation", "pool", "none")
+    # the argument on a small recogniser (theory.py), with so many seeds at most: principal
+    # components, labelled utterances at the start, test utterances, trainings
+    argued: Count = 5
+    components: Count = 8
+    labelled: Count = 100
+    tested: Count = 200
+    resamples: Annotated[StrictInt, Field(ge=2)] = 40
 
 
 @dataclass(frozen=True)
@@ -315,6 +343,7 @@ class Settings(Section):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     studies: StudiesConfig = field(default_factory=StudiesConfig)
+    beyond: BeyondConfig = field(default_factory=BeyondConfig)
     loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     aloe: AloeConfig = field(default_factory=AloeConfig)

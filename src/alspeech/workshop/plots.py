@@ -437,6 +437,38 @@ def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
     return ax
 
 
+def plot_rows(ax: Axes, names: list[str], table: pd.DataFrame, xlabel: str) -> Axes:
+    """A named row a difference, with its 95 % interval; ``table`` are rows with a ``verdict``.
+    Filled: left after Holm's correction."""
+    for y, (_, row) in enumerate(table.iterrows()):
+        bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+        left = row["verdict"] in ("better", "worse")
+        ax.errorbar(
+            row["difference"], y, None, bars if np.isfinite(bars).all() else None, capsize=2,
+            color="#882255", marker="o", markerfacecolor="#882255" if left else "white",
+        )  # fmt: skip
+    ax.axvline(0, color="0.45", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(table)), names)
+    ax.set(xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
+    return ax
+
+
+def plot_argument(ax: Axes, argument: pd.DataFrame, x: str) -> Axes:
+    """Measured variance of the test loss against what is to predict it, each as a multiple of the
+    random query's of the same seed: small a seed, large their geometric mean. ``argument`` are rows
+    of beyond_argument.csv."""
+    columns = [x, "variance"]
+    random = argument[argument["strategy"] == "random"].set_index("seed")[columns]
+    for strategy, rows in _by_method(argument, "strategy"):
+        shown, style = rows.set_index("seed")[columns] / random, _style(strategy)
+        style["linestyle"] = "none"
+        ax.plot(shown[x], shown["variance"], alpha=0.35, markersize=3, **style | {"label": None})
+        mean = np.exp(np.log(shown).mean())
+        ax.plot(mean[x], mean["variance"], markersize=8, **style)
+    ax.set(xscale="log", yscale="log", ylabel="variance of the test loss, measured")
+    return ax
+
+
 def plot_joined(ax: Axes, active: pd.DataFrame, metric: str = "wer") -> Axes:
     """Error against the share of the pool that is labelled, with and without pseudo-labels for the
     rest; mean and 95 % interval over seeds. ``active`` are the rows of pl_active.csv."""

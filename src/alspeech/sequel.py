@@ -1,0 +1,119 @@
+"""What notebook 9 and results/README.md say of beyond.py's tables: sentences, as in lessons.py."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .beyond import LADDER, METRIC, OURS
+from .findings import (
+    cell,
+    judged,
+    label,
+    markdown,
+    name,
+    of,
+    single,
+    spread,
+    tested,
+)  # fmt: skip
+from .statistics import interval, spearman
+
+PREDICTORS = {
+    "length": ("tr(I_q), what EGL makes large", -1),
+    "ratio": ("tr(I_q⁻¹ I_T), Eq. 3", 1),
+}  # and which sign its rank correlation with the variance should have
+
+
+def correlations(argument: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's ρ over the methods, of what is to predict the variance with the variance that was
+    measured: mean and 95 % interval over seeds, a row a predictor; ``decision`` by the interval."""
+    rows = {}
+    for column, (_, sign) in PREDICTORS.items():
+        by_seed = [spearman(part[column], part["variance"]) for _, part in argument.groupby("seed")]
+        mean, low, high = (sign * x for x in interval(by_seed))
+        low, high = min(low, high), max(low, high)
+        decision = "orders them" if low > 0 else "orders them the wrong way" if high < 0 else None
+        rows[column] = {"rho": mean, "low": low, "high": high,
+                        "decision": decision or "not decided"}  # fmt: skip
+    return pd.DataFrame(rows).T
+
+
+def argued(argument: pd.DataFrame) -> str:
+    """Which of the two orders the methods as the measured variance does."""
+    table = correlations(argument)
+    told = [
+        f"{text}: {spread(*table.loc[column, ['rho', 'low', 'high']], 2)}, "
+        f"{table.loc[column, 'decision']}"
+        for column, (text, _) in PREDICTORS.items()
+    ]
+    share = argument["variance"] / argument["ratio"]
+    by_seed = share.groupby(argument["seed"]).mean()
+    return (
+        f"Over {argument['strategy'].nunique()} methods and {len(by_seed)} seeds, Spearman's ρ "
+        "with the measured variance, counted as positive where it has the sign that the paper's "
+        f"argument asks for: {'; '.join(told)}. The measured variance is "
+        f"{spread(*interval(by_seed), 2, sign=False)} times what Eq. 3 says."
+    )
+
+
+def on_the_ladder(steps: pd.DataFrame) -> list[str]:
+    """A paragraph a scenario, with every step."""
+    said = []
+    for scenario in steps["scenario"].unique():
+        rows = of(steps, scenario)
+        told = [
+            f"{row['step']} {cell(row, 2)}, {row['verdict']}" for row in rows.to_dict("records")
+        ]
+        said.append(f"{name(scenario)}, each step's points: {'; '.join(told)}.")
+    return said
+
+
+def others(settings: pd.DataFrame) -> pd.DataFrame:
+    """The Fisher ratio with other settings less the preset's own, paired by seed, corrected
+    together: rows of ``findings.judged`` with ``setting`` and ``value``."""
+    parts = settings.groupby(["setting", "value"], sort=False)
+    by = {key: part.set_index("seed")[METRIC] for key, part in parts}
+    own = by.pop(("as it is", ""))
+    tried = list(by)
+    table = judged([tested(by[key] - own) for key in tried])
+    return table.assign(setting=[x for x, _ in tried], value=[y for _, y in tried])
+
+
+def changed(settings: pd.DataFrame) -> str:
+    """What other settings do, all that were tried."""
+    table = others(settings)
+    told = [f"{row['setting']} {row['value']} {cell(row, 2)}" for row in table.to_dict("records")]
+    left = table["verdict"].isin(["better", "worse"])
+    return (
+        f"{label(OURS)} with other settings less the preset's own, points of macro WER "
+        f"({settings['seed'].nunique()} seeds): {'; '.join(told)}. Holm's correction over the "
+        f"{len(table)} leaves {int(left.sum()) or 'none'}."
+    )
+
+
+def queries(table: pd.DataFrame) -> pd.DataFrame:
+    """What the methods' queries are like: means over seeds, a row a scenario and method."""
+    columns = ["utterances", "seconds", "repeats", "nearest", "directions"]
+    by = table.groupby(["scenario", "strategy"], sort=False)[columns].mean()
+    return by.rename(index=label, level="strategy")
+
+
+def ladder_table(steps: pd.DataFrame) -> str:
+    """The steps of every scenario, as a table."""
+    scenarios = list(steps["scenario"].unique())
+    by = steps.set_index(["scenario", "method"])
+    there = [method for method in LADDER if method in set(steps["method"])]
+    rows = [[LADDER[m], *(cell(by.loc[(scenario, m)], 2) for scenario in scenarios)] for m in there]
+    return markdown(["what is taken on", *map(name, scenarios)], rows)
+
+
+def against_all(comparisons: pd.DataFrame) -> list[str]:
+    """Every method against random, a paragraph a scenario."""
+    scenarios = comparisons["scenario"].unique()
+    return [f"{name(one)}: {single(of(comparisons, one))}" for one in scenarios]
+
+
+def said(found) -> list[str]:
+    """Everything that :func:`beyond.run` found, in sentences that leave no comparison out."""
+    return [argued(found.argument), *on_the_ladder(found.steps), *against_all(found.comparisons),
+            changed(found.settings)]  # fmt: skip

@@ -1,0 +1,135 @@
+"""From EGL to the paper's argument: the ladder, what queries are like, and what is said of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_selection import changed, lot
+
+from alspeech import beyond, experiment, sequel
+from alspeech.beyond import LADDER, ladder, query_facts, variants
+from alspeech.selection import SELECTIONS
+from alspeech.speech import corpus
+from alspeech.statistics import AREA
+from alspeech.workshop.config import load_settings
+
+
+def curves_of(errors: dict, seeds=6, scenario="even") -> pd.DataFrame:
+    """Cells of methods whose macro WER is given, falling by a point a seed."""
+    rows = [
+        {"scenario": scenario, "strategy": name, "query_percent": percent, "seed": seed,
+         "macro_wer": wer + seed + 0.05 * (-1) ** seed * (len(name) % 3), "hours": percent / 100}
+        for name, wer in errors.items() for seed in range(seeds)
+        for percent in ((0,) if name == "base" else (100,) if name == "all" else (10, 20))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+ENDS = {"base": 40.0, "all": 20.0, "random": 30.0}
+
+
+def test_each_step_of_the_ladder_is_held_against_the_one_before():
+    found = ladder(curves_of({**ENDS, "egl": 31.0, "egl_renormalised": 28.0, "fisher_ratio": 28.0}))
+    assert list(found["method"]) == ["egl_renormalised", "fisher_ratio"]
+    assert list(found["before"]) == ["egl", "egl_renormalised"]
+    assert list(found["step"]) == [LADDER[name] for name in found["method"]]
+    assert set(found["query_percent"]) == {AREA}
+    # of the area between the ends, which all methods share, two thirds or so are theirs
+    assert -3 < found["difference"].iloc[0] < -1 and abs(found["difference"].iloc[1]) < 0.2
+    assert list(found["verdict"]) == ["better", "no difference"]
+
+
+def test_a_scenarios_steps_are_corrected_together_and_by_themselves():
+    one = {**ENDS, "egl": 31.0, "egl_renormalised": 28.0, "fisher_ratio": 28.0}
+    both = pd.concat([curves_of(one), curves_of(one, scenario="junk")], ignore_index=True)
+    alone, found = ladder(curves_of(one)), ladder(both)
+    assert list(found["scenario"]) == ["even", "even", "junk", "junk"]
+    for name in ("even", "junk"):
+        part = found[found["scenario"] == name]
+        assert list(part["p_holm"]) == pytest.approx(list(alone["p_holm"]))
+
+
+def test_all_of_the_ladder_is_compared_by_default_and_random_too():
+    strategies = load_settings("laptop").beyond.strategies
+    assert {"random", *LADDER} <= set(strategies)
+    assert set(list(LADDER)[3:]) <= set(SELECTIONS)
+
+
+def test_what_a_query_is_like(house, monkeypatch):
+    """Three utterances with the same gradient and the same text, and one across them."""
+    settings = house.settings["selection"]
+    pool = corpus.prepare(settings).split("pool")
+    ids = list(pool["utt_id"][:4])
+    known, texts = lot(4), pool.set_index("utt_id")["text"]
+    directions, best = np.zeros((4, 2, 3), "f4"), np.zeros((4, 3), "f4")
+    directions[:3, 0, 0] = directions[3, 0, 1] = 2.0
+    best[:3, 0], best[3, 1] = (1, 2, 3), 1
+    known = replace(known, utt_ids=np.array(ids), directions=directions, best=best)
+    monkeypatch.setattr(beyond.Candidates, "load", lambda _: known)
+    monkeypatch.setattr(experiment, "queried", lambda *_: ids)
+    monkeypatch.setattr(
+        beyond.corpus,
+        "prepare",
+        lambda _: type(
+            "", (), {"split": lambda _, name: pool.assign(text=["a", "a", "a", "b", *texts[4:]])}
+        )(),
+    )
+    found = query_facts(settings, "fisher_ratio", 0)
+    assert found["utterances"] == 4 and found["repeats"] == 50
+    assert found["nearest"] == pytest.approx(3 / 4)  # the fourth is across all others
+    shares = np.array([0.75, 0.25])
+    assert found["directions"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+    assert found["seconds"] == pytest.approx(known.seconds.sum())
+
+
+def test_other_settings_are_tried_one_at_a_time():
+    settings = load_settings("laptop")
+    tried = variants(settings)
+    assert tried[0] == ("as it is", "") and len(tried) == len(set(tried))
+    own = experiment.pool_scores(settings, beyond.OURS, 0).key
+    keys = [beyond.variant_scores(settings, *what, 0).key for what in tried]
+    assert keys[0] == own and len(set(keys)) == len(keys)
+    for name, value in tried[1:]:
+        assert getattr(settings.selection, name) != value, "a value that is the preset's own"
+        other = experiment.pool_scores(changed(settings, **{name: value}), beyond.OURS, 0).key
+        assert other == beyond.variant_scores(settings, name, value, 0).key
+
+
+def argument_of(order, seeds=4) -> pd.DataFrame:
+    """Four methods whose variance follows tr(I⁻¹ F), with lengths in an order of their own."""
+    names = ("random", "entropy", "egl", "fisher_ratio")
+    return pd.DataFrame([
+        {"strategy": name, "seed": seed, "ratio": 1.0 + i, "variance": 2.0 * (1 + i) + 0.1 * seed,
+         "length": float(order[i])}
+        for seed in range(seeds) for i, name in enumerate(names)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("order, said", [
+    ((4, 3, 2, 1), "orders them"), ((1, 2, 3, 4), "orders them the wrong way"),
+])  # fmt: skip
+def test_which_of_the_two_orders_the_methods_is_decided_by_the_interval(order, said):
+    table = sequel.correlations(argument_of(order))
+    assert table.loc["ratio", "rho"] == 1 and table.loc["ratio", "decision"] == "orders them"
+    assert table.loc["length", "decision"] == said
+    assert (table["low"] <= table["high"]).all()
+    text = sequel.argued(argument_of(order))
+    assert "4 methods and 4 seeds" in text and text.count("orders them") == 2
+    mixed = argument_of((4, 3, 2, 1))
+    mixed.loc[mixed["seed"] % 2 == 1, "length"] *= -1
+    assert sequel.correlations(mixed).loc["length", "decision"] == "not decided"
+
+
+def test_no_setting_that_was_tried_is_left_out():
+    tried = (("as it is", "", 30, 0.0), ("ridge", "0.1", 33, 0.01), ("heard", "5", 30, 0.4))
+    table = pd.DataFrame([
+        {"setting": name, "value": value, "seed": seed, "macro_wer": wer + seed + (-1) ** seed * by}
+        for name, value, wer, by in tried for seed in range(4)
+    ])  # fmt: skip
+    found = sequel.others(table)
+    assert list(found["setting"]) == ["ridge", "heard"] and list(found["value"]) == ["0.1", "5"]
+    assert list(found["difference"].round(6)) == [3.0, 0.0]
+    text = sequel.changed(table)
+    assert "ridge 0.1 **+3.0" in text and "heard 5 0.00 [" in text
+    assert "over the 2 leaves 1." in text and "(4 seeds)" in text
