@@ -12,6 +12,10 @@ DATA   ?=
 SCENARIO ?=
 TARGET ?=
 SUBSET ?=
+BUDGET ?=
+METHOD ?=
+FORMAT ?=
+TRANSCRIPTS ?=
 N      ?= 1000
 KILLS  ?= 100
 SEED   ?= 0
@@ -48,7 +52,7 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check data all test fuzz soak power findings lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check data query learn all test fuzz soak power findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [TARGET=validation|test|pool|none|folder]'
@@ -81,6 +85,12 @@ fuzz: .venv/installed ## N=1000 malformed corpora through check, drawn from SEED
 
 soak: .venv/installed ## small runs killed KILLS=100 times, drawn from SEED=0, end with equal tables
 	$(PY) tests/soak.py --kills "$(KILLS)" --seed "$(SEED)"
+
+query: .venv/installed ## of CORPUS in DATA, which recordings to transcribe for BUDGET=30min (by METHOD, as FORMAT)
+	$(PY) -m alspeech query $(WHAT) --budget "$(BUDGET)" --method "$(METHOD)" --format "$(FORMAT)"
+
+learn: .venv/installed ## … and what came back, TRANSCRIPTS=file: kept, and learned from
+	$(PY) -m alspeech learn $(WHAT) --transcripts "$(TRANSCRIPTS)"
 
 power: $(OUT)/figures.tables ## how many seeds a difference of 0.5, 1 and 2 points needs, from the run
 	$(PY) -m alspeech power $(WHAT)

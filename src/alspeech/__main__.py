@@ -7,6 +7,8 @@ notebook  execute one notebook by papermill into build/<run>/
 data      download a corpus from its official address into data/
 power     how many seeds a difference needs, from the tables of a run
 findings  write again what the READMEs say of the committed results
+query     of recordings without a transcript those that are worth one, as a list in build/<run>/
+learn     keep the transcripts that came back, train with all that there are
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
 130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
@@ -27,7 +29,7 @@ SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "aloe": "sisters.aloe",
 }
 
-COMMANDS = ("check", "run", "notebook", "data", "power", "findings")
+COMMANDS = ("check", "run", "notebook", "data", "power", "findings", "query", "learn")
 
 
 def main() -> int:
@@ -41,6 +43,10 @@ def main() -> int:
     parser.add_argument("--target", default="", help="validation, test, pool, none or a folder")
     parser.add_argument("--system", default="figures", choices=SYSTEMS, help="what to run")
     parser.add_argument("--subset", default="", help="part of a corpus to download")
+    parser.add_argument("--budget", default="", help="of a query: 30min, 10%% or 200")
+    parser.add_argument("--method", default="", help="of a query")
+    parser.add_argument("--format", default="", help="of a query's list")
+    parser.add_argument("--transcripts", default="", help="file of what came back")
     options = parser.parse_args()
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
     signal.signal(signal.SIGINT, _leave)
@@ -60,6 +66,8 @@ def main() -> int:
         "findings": "sisters.findings",
         "power": "lessons",
         "notebook": "workshop.notebooks",
+        "query": "yours",
+        "learn": "yours",
     }
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
@@ -70,6 +78,12 @@ def main() -> int:
             print(f"ready: make figures CORPUS={corpus} DATA={folder.relative_to(ROOT)}")
         elif options.command == "findings":
             print("changed:", ", ".join(work.write()) or "nothing")
+        elif options.command == "query":
+            settings = work.mine(settings, options.budget, options.method, options.format)
+            print(work.minutes(settings), flush=True)
+            print(work.told(*work.query(settings)))
+        elif options.command == "learn":
+            print(work.learn(work.mine(settings), options.transcripts))
         elif options.command == "power":
             print(work.power(settings))
         elif options.command == "notebook":

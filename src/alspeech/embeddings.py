@@ -178,18 +178,27 @@ def first_pass(
         rows = utterances.iloc[index]
         if done >= set(rows["utt_id"]):
             continue
-        found = embed(model, store.batch(rows).to(device), **options)
-        found = {name: values.cpu().numpy() for name, values in found.items()}
-        arrays = {x: found.pop(x).astype("f4") for x in ("directions", "best", "embeddings")}
-        ids, seconds = rows["utt_id"].to_numpy(str), rows["duration"].to_numpy(float)
-        fresh.append(Candidates(ids, seconds, **arrays, scores=found))
+        seconds = rows["duration"].to_numpy(float)
+        fresh.append(_looked_at(model, store.batch(rows).to(device), seconds, options))
         if folder and clock.due():
             parts.append(Candidates.joined(fresh))
             buffer = io.BytesIO()
             parts[-1].save(buffer)
             write_bytes(folder / f"part-{len(parts):05d}", buffer.getvalue())
             fresh, clock = [], Checkpoint(folder)
+    if not parts and not fresh:  # what a silent one would leave, without it
+        silent = Batch(("",), torch.zeros(1, 64, store[next(iter(store.frames))].shape[1])).to(
+            device
+        )
+        return _looked_at(model, silent, np.ones(1), options).rows([])
     return Candidates.joined([*parts, *fresh])
+
+
+def _looked_at(model, batch: Batch, seconds: np.ndarray, options: dict) -> Candidates:
+    found = embed(model, batch, **options)
+    found = {name: values.cpu().numpy() for name, values in found.items()}
+    arrays = {x: found.pop(x).astype("f4") for x in ("directions", "best", "embeddings")}
+    return Candidates(np.array(batch.utt_ids, dtype=str), seconds, **arrays, scores=found)
 
 
 def remove_parts(folder: Path) -> None:

@@ -119,9 +119,15 @@ def pool_scores(
         return {"utterances": len(scores)}
 
     return Step(
-        f"scores-{strategy}-seed{seed}", compute, after=(model or base_model(settings, seed),),
+        f"scores-{strategy}-seed{seed}", compute, after=_asked(settings, seed, model),
         given=options,
     )  # fmt: skip
+
+
+def _asked(settings: Settings, seed: int, model: Step | None) -> tuple[Step, ...]:
+    """What scores depend on: a base model, which knows its corpus; or another one, and the corpus,
+    which that one need not know."""
+    return (model, corpus.features(settings)) if model else (base_model(settings, seed),)
 
 
 def first_pass(
@@ -142,7 +148,7 @@ def first_pass(
 
     return Step(
         f"first-pass-{split}-seed{seed}", compute, given=given,
-        after=(model or base_model(settings, seed), *filter(None, [recorded])),
+        after=(*_asked(settings, seed, model), *filter(None, [recorded])),
     )  # fmt: skip
 
 

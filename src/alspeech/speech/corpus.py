@@ -21,7 +21,7 @@ from ..workshop.errors import UserError, cut
 from ..workshop.processes import cores
 from ..workshop.steps import Step
 from ..workshop.store import fingerprint, write_csv
-from . import fsdd, readers, validation
+from . import fsdd, readers, transcripts, validation
 from .features import FeatureStore, extract
 from .manifests import check_data, read_manifest
 from .text import Alphabet, read_alphabet, unusable, words
@@ -89,6 +89,9 @@ def corpus(settings: Settings) -> Step:
         compute = lambda folder: fsdd.build(folder, build, settings.data, scenario)  # noqa: E731
     else:
         found = readers.read(corpus, settings.data, build.outside)
+        if settings.unlabelled:
+            found = transcripts.overlaid(found, settings)
+            given |= {"unlabelled": settings.query.enough}
         check_column(settings, found.rows.columns)
         # what decides whether a transcript fits its audio
         shape = ("sample_rate", "window", "hop", "round_frames", "kernels", "strides")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -34,7 +35,7 @@ from .text import ENGLISH, can_be_said, learn_alphabet, normalise, write_alphabe
 
 # why an utterance is set aside, and what to do about it
 REASONS = {
-    "no transcript": "write one, or take the utterance out of the corpus",
+    "no transcript": "write one (make query says which are worth it), or take the utterance out",
     "transcript outside the alphabet": "write words only (numbers and signs, too), or set build: "
     "{alphabet: learned} in the preset",
     "file missing": "put the file there, or take the utterance out of the list",
@@ -155,7 +156,7 @@ def grouped(rows: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
 
 
 def assign_splits(
-    rows: pd.DataFrame, build: CorpusConfig, scenario: Scenario | None = None
+    rows: pd.DataFrame, build: CorpusConfig, scenario: Scenario | None = None, names=SPLITS
 ) -> tuple[pd.Series, list[str]]:
     """The split of every row, and notes on how it came about.
 
@@ -165,7 +166,7 @@ def assign_splits(
     ``UserError`` where a split cannot have an utterance.
     """
     given = rows["split"]
-    missing = [name for name in SPLITS if name not in set(given)]
+    missing = [name for name in names if name not in set(given)]
     free = rows[given.isna()]
     if not missing:
         return given, []
@@ -189,6 +190,35 @@ def assign_splits(
         if len(new):
             dealt |= _deal(new.value_counts().sort_index(), shares, rng)
     return given.where(given.notna(), unit.map(dealt)), notes
+
+
+def splits_around(
+    rows: pd.DataFrame, build: CorpusConfig, enough: int
+) -> tuple[pd.Series, list[str]]:
+    """The split of every row where the pool is what has no transcript, and notes.
+
+    What was ``typed`` for us is base; of the transcripts that the corpus has itself those without a
+    split, or of the pool, are divided by :func:`assign_splits`, however many are typed later. Where
+    these are fewer than ``enough``, they are base, and some of what is typed is held out for
+    validation and test, by a hash of its id, so that what is held out stays so.
+
+    """
+    silent, typed = rows["text"].str.strip() == "", rows["typed"]
+    split = rows["split"].where(rows["split"] != "pool", None)
+    split[silent] = "pool"
+    own = rows.assign(split=split)[~silent & ~typed]
+    if len(own) >= enough:
+        divided, notes = assign_splits(own, build, names=[x for x in SPLITS if x != "pool"])
+        split[own.index], split[typed] = divided, "base"
+        return split, notes
+    split[typed] = [_held_out(utt_id) for utt_id in rows.loc[typed, "utt_id"]]
+    note = f"{len(own)} transcripts of the corpus's own: some of what is typed is held out"
+    return split.fillna("base"), [note]
+
+
+def _held_out(utt_id: str) -> str:
+    place = zlib.crc32(utt_id.encode()) % 100
+    return "validation" if place < 10 else "test" if place < 30 else "base"
 
 
 def _lots(rows: pd.DataFrame, build: CorpusConfig, scenario: Scenario | None, names) -> list[tuple]:
@@ -306,13 +336,19 @@ def _tally(part: str, seen: list[tuple[str, str]], most: int | None = None) -> l
 def _select(rows, settings: Settings, jobs: int, rejected: list, told: list) -> tuple:
     """The manifest of what is used of a reader's rows, and its alphabet."""
     config, scenario = settings.built, settings.drawn
+    silent = rows["text"].str.strip() == ""
+    if settings.unlabelled:  # what has none is what may be asked for, unless it is to be tested on
+        silent &= rows["split"].isin(["validation", "test"])
     # nobody to ask, neither now nor after a query
-    silent = dict.fromkeys(rows.index[rows["text"].str.strip() == ""], "")
-    rows = _without(rows, silent, "no transcript", len(rows), rejected)
+    none = dict.fromkeys(rows.index[silent], "")
+    rows = _without(rows, none, "no transcript", len(rows), rejected)
     every, rows = len(rows), grouped(rows, scenario)
     if len(rows) < every:
         told.append(("note", "left out: of no group of the scenario", every - len(rows), ""))
-    rows["split"], notes = assign_splits(rows, config, scenario)
+    if settings.unlabelled:
+        rows["split"], notes = splits_around(rows, config, settings.query.enough)
+    else:
+        rows["split"], notes = assign_splits(rows, config, scenario)
     if rows["split"].isna().any():  # all four are given, but not to everybody
         told.append(("note", "left out: no split given", int(rows["split"].isna().sum()), ""))
         rows = rows[rows["split"].notna()]
@@ -323,7 +359,7 @@ def _select(rows, settings: Settings, jobs: int, rejected: list, told: list) -> 
         notes = [f"{len(shared)} speakers of test are in base or pool, too, as given"]
     told += [("note", note, None, "") for note in notes]
     manifest = _with_good_audio(rows, settings, jobs, rejected, told)
-    for split in SPLITS:
+    for split in () if settings.unlabelled else SPLITS:
         if not (manifest["split"] == split).any():
             raise UserError(f"no usable utterance for {split}: mend some, or add recordings")
     known = manifest["text"][manifest["split"].isin(READ)]

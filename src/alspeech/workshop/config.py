@@ -10,6 +10,7 @@ file to ``configs/mine.yaml`` and run with ``PRESET=mine``. A scenario of your o
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -312,6 +313,25 @@ class AloeConfig(Section):
 
 
 @dataclass(frozen=True)
+class QueryConfig(Section):
+    """What to transcribe next of your own recordings (yours.py); the first three can be named on
+    the command line."""
+
+    # "30min", "2h" or "90s" of audio, "10%" of what has no transcript, or a number of utterances
+    budget: str = "10%"
+    method: str = "fisher_ratio_pool"  # a score or a selection
+    format: Literal["jsonl", "label-studio", "audiofolder", "lhotse", "audacity", "kaldi"] = "jsonl"
+    speaker: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the budget, for one speaker at most
+    # so many transcripts are enough for a base model; with fewer, that of start: is asked
+    enough: Count = 30
+
+    def __post_init__(self):
+        if not re.fullmatch(r"\d+(\.\d+)?(s|min|h|%)?", self.budget):
+            raise ValueError(f"budget is {cut(self.budget)}: write 30min (or s, h) of audio, 10%, "
+                             "or a number of utterances")  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Settings(Section):
     """One run: a preset on a corpus."""
 
@@ -325,6 +345,8 @@ class Settings(Section):
     drawn: Scenario = field(default_factory=Scenario)
     named: bool = False
     aimed: bool = False  # was the target?
+    # is the pool what has no transcript? (Else it is what has one, and is held back.)
+    unlabelled: bool = False
     # the preset whose base model on the embedded corpus the base training starts from ("": none)
     start: str = ""
     # the grid
@@ -347,6 +369,7 @@ class Settings(Section):
     loss_prediction: LossPredictionConfig = field(default_factory=LossPredictionConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     aloe: AloeConfig = field(default_factory=AloeConfig)
+    query: QueryConfig = field(default_factory=QueryConfig)
 
     def __post_init__(self):
         needed = "english" if self.build.language == "en" else "learned"
@@ -455,7 +478,7 @@ def load_settings(
     # a relative path is taken from the repository
     words = {"preset": preset, "corpus": corpus, "data": str(ROOT / data) if data else ""}
     values = read_yaml(file.read_bytes(), file.name)
-    for name in (*words, "scenario", "drawn", "named", "aimed"):
+    for name in (*words, "scenario", "drawn", "named", "aimed", "unlabelled"):
         if name in values:
             raise UserError(f"{file.name}: {name} is no key of a preset: name it to make, instead")
     settings = checked({**values, **words}, Settings, file.name)
