@@ -74,9 +74,9 @@ def recogniser(settings: Settings) -> tuple[Step, object]:
         return base_model(settings, SEED), load_base
     if not settings.start:
         raise UserError(
-            f"{labelled.sum()} utterances with a transcript, and {settings.query.enough} are needed "
-            "to learn from and to test on: transcribe some, or take a preset that starts from "
-            "another recogniser, PRESET=recorded"
+            f"{labelled.sum()} utterances with a transcript, and {settings.query.enough} are "
+            "needed to learn from and to test on: transcribe some, or take a preset that starts "
+            "from another recogniser, PRESET=recorded"
         )
     if settings.build.alphabet == "learned":
         raise UserError(f"start: {settings.start} writes English letters: leave out build: "

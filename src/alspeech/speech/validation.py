@@ -224,6 +224,8 @@ def _held_out(utt_id: str) -> str:
 def _lots(rows: pd.DataFrame, build: CorpusConfig, scenario: Scenario | None, names) -> list[tuple]:
     """What is dealt by itself: (index of its rows, the share that each split is to have of it)."""
     sizes = {name: getattr(build, name) for name in names}
+    if "test" in sizes:  # of the embedded corpus it may be larger: there it costs nothing
+        sizes["test"] = min(sizes["test"], max(1, (build.base + build.pool) // 3))
     lots = {"": (rows.index, sizes)}
     if scenario and scenario.column:
         lots = {}
