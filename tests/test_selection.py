@@ -124,6 +124,34 @@ def test_greedy_choices_of_the_fisher_information_are_those_of_a_brute_force(
     assert found.tolist() == brute_force(pool, 8, worth, pool.seconds if per_second else None)
 
 
+def test_what_is_unlike_the_target_comes_last():
+    """Farther than 95 % of the target is from its own; the rest goes by the Fisher ratio."""
+    pool = lot(12)
+    shift = np.where(np.arange(12) % 3 == 0, 100.0 + np.arange(12), 0.0)[:, None]
+    pool = dataclasses.replace(pool, embeddings=TARGET.embeddings[np.arange(12) % 5] + shift)
+    order = list(select("fisher_ratio_near", pool, 12))
+    near = [i for i in range(12) if i % 3]
+    among = select("fisher_ratio", rows_of(pool, near), 8)
+    assert order == [*(near[i] for i in among), 0, 3, 6, 9]
+    assert order[:5] == list(select("fisher_ratio_near", pool, 5))
+    whole = select("fisher_ratio", pool, 12)
+    assert list(select("fisher_ratio_near", pool, 12, target=rows_of(TARGET, [0]))) == list(
+        select("fisher_ratio", pool, 12, target=rows_of(TARGET, [0]))
+    )  # of one utterance nobody knows how far it is from its own
+    assert list(whole) != order
+
+
+@pytest.mark.parametrize("reach, far", [(0.0, 2), (0.5, 1), (0.99, 0)])
+def test_the_reach_is_a_share_of_the_targets_own_distances(reach, far):
+    places = np.array([0.0, 1.0, 3.0, 7.0])[:, None] * np.eye(D)[0]  # from theirs: 1, 1, 2, 4
+    target = dataclasses.replace(lot(4, 2, "t"), embeddings=places)
+    pool = dataclasses.replace(
+        lot(3), embeddings=places[[0, 0, 0]] - np.array([[0.5], [1.2], [3.9]]) * np.eye(D)[0]
+    )
+    order = list(select("fisher_ratio_near", pool, 3, target=target, reach=reach))
+    assert order[3 - far :] == [1, 2][2 - far :]
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.1, 3.0])
 def test_flqmi_is_a_brute_force_over_the_target(eta):
     pool = lot(12)
@@ -613,13 +641,23 @@ TAKEN = {
         "numbers",
         "labelings",
     },
+    "fisher_ratio_near": {
+        "ridge",
+        "per_second",
+        "reach",
+        "target",
+        "heard",
+        "directions",
+        "numbers",
+        "labelings",
+    },
     "fisher_ratio_pool": {"ridge", "per_second", "directions", "numbers", "labelings"},
     "badge": {"directions", "numbers", "labelings"},
     "flqmi": {"eta", "target", "heard", "directions", "numbers", "labelings"},
     "power_egl": {"beta", "directions", "numbers", "labelings"},
 }
-OTHERS = {"ridge": 2.0, "per_second": True, "target": "validation", "heard": 3, "directions": 2,
-          "numbers": 99, "labelings": 7, "eta": 0.5, "beta": 3.0}  # fmt: skip
+OTHERS = {"ridge": 2.0, "per_second": True, "reach": 0.5, "target": "validation", "heard": 3,
+          "directions": 2, "numbers": 99, "labelings": 7, "eta": 0.5, "beta": 3.0}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TAKEN)
@@ -675,7 +713,7 @@ def test_no_selection_reads_a_transcript(house, tmp_path, monkeypatch, aim):
         again = Candidates.load(tmp_path / split / "candidates.npz")
         assert np.array_equal(again.directions, before[split].directions)
     assert asked and set(asked) == {(None, False)}
-    names = [x for x in SELECTIONS if not (x == "flqmi" and aim == "none")]
+    names = [x for x in SELECTIONS if not (x in selection.NEED_TARGET and aim == "none")]
     for name in names:
         (tmp_path / name).mkdir()
         step = experiment.pool_scores(settings, name, 0)

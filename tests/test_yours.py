@@ -200,6 +200,9 @@ def test_with_hardly_a_transcript_another_recogniser_is_asked(spoken_root):
     assert "0 utterances, 0.0 min, with a transcript" in said and len(rows) == 3
     done = call(root, "learn", "--transcripts", answer(root, rows, texts))
     assert done.returncode == 0 and "too little to learn from yet" in done.stdout
+    done = call(root, "query", "--method", "fisher_ratio")
+    assert done.returncode == 2
+    assert "method fisher_ratio: nothing is in the target, test: name another" in done.stderr
     again, said = query(root, "--budget", "3")
     assert "3 utterances" in said
     assert not {row["utt_id"] for row in again} & {row["utt_id"] for row in rows}

@@ -38,6 +38,7 @@ LADDER = {  # from the paper's method to its argument: what each takes on that t
     "d_optimal": "the inverse: what is known already",
     "fisher_ratio_pool": "a target: the pool",
     "fisher_ratio": "the target: what the recogniser is for",
+    "fisher_ratio_near": "nothing that is unlike the target",
 }
 
 METRIC = "macro_wer"

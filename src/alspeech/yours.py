@@ -28,17 +28,17 @@ from .decoding import n_best
 from .embeddings import Candidates
 from .experiment import base_model, first_pass, load_base, pool_scores, read_scores
 from .querying import rank
-from .selection import SELECTIONS
+from .selection import SELECTIONS, selection_options
 from .speech import corpus, readers, transcripts
 from .speech.features import FeatureStore
 from .speech.lists import write_lists
-from .workshop.config import EVEN, LABELLED, ROOT, QueryConfig, Settings, load_settings
+from .workshop.config import EVEN, LABELLED, ROOT, SPLITS, QueryConfig, Settings, load_settings
 from .workshop.errors import UserError, cut
 from .workshop.steps import Step, in_parallel
 from .workshop.store import write_csv
 from .workshop.values import checked
 
-SEED = 0  # one recogniser
+SEED, SMALL = 0, 4000  # one recogniser; a pool that can be ranked whole
 # the shares of what has a transcript, as sizes that no corpus reaches
 SIZES = {"base": 70_000_000, "pool": 10**9, "validation": 10_000_000, "test": 20_000_000}
 
@@ -204,8 +204,15 @@ def ranked(settings: Settings) -> tuple[pd.DataFrame, pd.Series, list[Path]]:
     amount, by_seconds = budget(settings.query.budget, pool["duration"])
     count = amount / pool["duration"].mean() if by_seconds else amount
     # more than it pays for: some are short, some come twice
-    percent = min(100, math.ceil(100 * (2 * count + 10) / len(pool)))
+    percent = (
+        100 if len(pool) <= SMALL else min(100, math.ceil(100 * (3 * count + 100) / len(pool)))
+    )
     settings = replace(settings, query_percents=(percent,))
+    if settings.query.method in SELECTIONS:
+        aim = selection_options(settings.selection, settings.query.method, SEED)[0].get("target")
+        if aim and settings.selection.target in set(SPLITS) - set(data.manifest["split"]):
+            raise UserError(f"method {settings.query.method}: nothing is in the target, "
+                            f"{settings.selection.target}: name another, TARGET=pool or a folder")  # fmt: skip
     model, load = recogniser(settings)
     splits = ["pool"] + ["base"] * bool((data.manifest["split"] == "base").any())
     in_parallel(_described, settings, [(split, SEED) for split in splits], "first passes")

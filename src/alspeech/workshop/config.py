@@ -146,6 +146,8 @@ class SelectionConfig(Section):
     # an utterance costs?
     ridge: AtLeast0 = 1.0
     per_second: bool = False
+    # how far from the target a candidate may be: as far as this share of the target is from itself
+    reach: Part = 0.95
     # FLQMI: weight of nearness to the target; power EGL: exponent (large: no chance)
     eta: AtLeast0 = 1.0
     beta: Positive = 1.0
@@ -172,7 +174,8 @@ class BeyondConfig(Section):
     # from the paper's method to ours, one difference a step; then others'
     strategies: Names = (
         "random", "entropy", "egl", "egl_renormalised", "egl_last_layer", "d_optimal",
-        "fisher_ratio_pool", "fisher_ratio", "badge", "flqmi", "uncertainty_herding", "power_egl",
+        "fisher_ratio_pool", "fisher_ratio", "fisher_ratio_near", "badge", "flqmi",
+        "uncertainty_herding", "power_egl",
     )  # fmt: skip
     # other values of selection's settings for fisher_ratio at the first amount, one at a time, with
     # so many seeds at most

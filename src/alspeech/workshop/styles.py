@@ -27,6 +27,7 @@ METHOD_STYLE = {
     "nbest_margin": ("n-best margin", "#009E73", "d", (0, (1, 1))),
     "fisher_ratio": ("Fisher ratio", "#882255", "o", "-"),
     "fisher_ratio_pool": ("Fisher ratio, pool", "#882255", "s", "--"),
+    "fisher_ratio_near": ("Fisher ratio, near", "#882255", "*", "-."),
     "d_optimal": ("D-optimal", "#882255", "D", ":"),
     "badge": ("BADGE", "#E69F00", "p", "-"),
     "k_centre": ("k-centre", "#E69F00", "h", "--"),
