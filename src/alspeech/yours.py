@@ -38,7 +38,7 @@ from .workshop.steps import Step, in_parallel
 from .workshop.store import write_csv
 from .workshop.values import checked
 
-SEED, SMALL = 0, 4000  # one recogniser; a pool that can be ranked whole
+SEED, SMALL = 0, 4000  # one recogniser; as many are ranked at least
 # the shares of what has a transcript, as sizes that no corpus reaches
 SIZES = {"base": 70_000_000, "pool": 10**9, "validation": 10_000_000, "test": 20_000_000}
 
@@ -211,8 +211,10 @@ def ranked(settings: Settings) -> tuple[pd.DataFrame, pd.Series, list[Path]]:
     if settings.query.method in SELECTIONS:
         aim = selection_options(settings.selection, settings.query.method, SEED)[0].get("target")
         if aim and settings.selection.target in set(SPLITS) - set(data.manifest["split"]):
-            raise UserError(f"method {settings.query.method}: nothing is in the target, "
-                            f"{settings.selection.target}: name another, TARGET=pool or a folder")  # fmt: skip
+            raise UserError(
+                f"method {settings.query.method}: nothing is in the target, "
+                f"{settings.selection.target}: name another, TARGET=pool or a folder"
+            )
     model, load = recogniser(settings)
     splits = ["pool"] + ["base"] * bool((data.manifest["split"] == "base").any())
     in_parallel(_described, settings, [(split, SEED) for split in splits], "first passes")
