@@ -317,11 +317,9 @@ class AloeConfig(Section):
 
 @dataclass(frozen=True)
 class QueryConfig(Section):
-    """What to transcribe next of your own recordings (yours.py); the first three can be named on
-    the command line."""
+    """What to transcribe next of your own recordings (yours.py)."""
 
-    # "30min", "2h" or "90s" of audio, "10%" of what has no transcript, or a number of utterances
-    budget: str = "10%"
+    budget: str = "10%"  # of what has no transcript; or "30min" (s, h) of audio, or "200" of them
     method: str = "fisher_ratio_pool"  # a score or a selection
     format: Literal["jsonl", "label-studio", "audiofolder", "lhotse", "audacity", "kaldi"] = "jsonl"
     speaker: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the budget, for one speaker at most
