@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from alspeech import experiment, studies
+from alspeech import beyond, experiment, studies
 from alspeech.sisters import aloe, loss_prediction, pseudo_labels
 from alspeech.speech import clips, corpus
 from alspeech.workshop import config, provenance, sources, steps
@@ -33,6 +33,7 @@ build: {base: 24, pool: 30, validation: 6, test: 8}
 model: {layers: 1, hidden: 8, channels: 4, round_frames: 160}
 training: {base_updates: 8, updates: 9}
 studies: {seeds: 1, factors: [1.0], rounds: 2, amount: 20, strategies: [entropy]}
+beyond: {components: 2, labelled: 12, tested: 6, resamples: 2}
 loss_prediction: {rounds: [20, 50], decoder: 6, predictor: 6}
 pseudo_labels:
   {labelled: 16, warm_up: 2, warm_up_rate: 1.e-4, blocks: 3, unsupervised: 2, cache: 1, every: 3,
@@ -61,6 +62,8 @@ STUDIES = {
     "first round": (studies.leg, "rounds", 1, "entropy", 0),
     "second round": (studies.leg, "rounds", 2, "entropy", 0),
     "batch": (studies.leg, "batch", 1, "entropy", 0),
+    "round of a selection": (studies.leg, "rounds", 1, "fisher_ratio", 0),
+    "argument": (beyond.argument, 0),
 }
 LOSS_PREDICTION = {
     "joint": (loss_prediction.joint_model, "joint", 0),

@@ -53,9 +53,9 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
         leg(settings, how, number - 1, strategy, seed) if number > 1 else base_model(settings, seed)
     )
     if strategy in SELECTIONS:
-        options = {"selection": vars(settings.selection), "seed": seed}
+        choose, options = _selected, {"selection": vars(settings.selection), "seed": seed}
     else:
-        options = score_options(settings, strategy, seed)
+        choose, options = _scored, score_options(settings, strategy, seed)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
@@ -67,15 +67,8 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
         wanted = round(len(pool) * share * (number if how == "rounds" else 1) / 100) - len(chosen)
         if wanted > 0:
             left = pool[~pool["utt_id"].isin(chosen)]
-            if strategy in SELECTIONS:
-                labelled = pd.concat([data.split("base"), pool[pool["utt_id"].isin(chosen)]])
-                chosen += _select(settings, data, model, strategy, seed, left, labelled, wanted)
-            else:
-                scores = score(
-                    model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
-                    **options,
-                )  # fmt: skip
-                chosen += query(scores, 100 * wanted / len(left))
+            bought = pool[pool["utt_id"].isin(chosen)]
+            chosen += choose(settings, data, model, strategy, seed, left, bought, wanted)
         write_csv(folder / "queried.csv", pd.DataFrame({"utt_id": chosen}))
         metrics = train_and_test(
             folder, data, model, data.labelled(chosen), config, seed=seed + 1000 * number,
@@ -91,12 +84,19 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
     return Step(f"{strategy}-{how}-{number}-seed{seed}", compute, after=(before,), given=given)
 
 
-def _select(
-    settings: Settings, data, model, strategy: str, seed: int, left: pd.DataFrame,
-    labelled: pd.DataFrame, wanted: int,
-) -> list[str]:  # fmt: skip
-    """Ids of what a selection takes of the utterances that are ``left``, by a model that need not
-    be a base model."""
+# Ids of ``wanted`` utterances of those that are ``left``, by a model that need not be a base model,
+# where some have been ``bought`` already.
+
+
+def _scored(settings: Settings, data, model, strategy: str, seed: int, left, bought, wanted: int):
+    scores = score(
+        model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
+        **score_options(settings, strategy, seed),
+    )  # fmt: skip
+    return query(scores, 100 * wanted / len(left))
+
+
+def _selected(settings: Settings, data, model, strategy: str, seed: int, left, bought, wanted: int):
     splits, taken = selection_options(settings.selection, strategy, seed)
     options, sets = experiment.pass_options(settings, seed), dict.fromkeys(splits)
 
@@ -105,7 +105,7 @@ def _select(
         return first_pass(model, store, utterances, **options)
 
     if "labelled" in splits:
-        sets["labelled"] = look(labelled)
+        sets["labelled"] = look(pd.concat([data.split("base"), bought]))
     if splits.get("target"):
         sets["target"] = look(*experiment.heard(settings, data, splits["target"], seed))
     candidates = look(left)

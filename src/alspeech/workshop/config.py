@@ -185,8 +185,7 @@ class BeyondConfig(Section):
     numbers: tuple[Count, ...] = (64, 1024)
     heard: tuple[Count, ...] = (5, 20, 50)
     target: Names = ("validation", "pool", "none")
-    # the argument on a small recogniser (theory.py), with so many seeds at most: principal
-    # components, labelled utterances at the start, test utterances, trainings
+    # the argument (theory.py): seeds at most, components, labelled and test utterances, trainings
     argued: Count = 5
     components: Count = 8
     labelled: Count = 100
