@@ -30,7 +30,7 @@ from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
 from .training import load_weights, train_and_test
-from .workshop.config import EVEN, SPLITS, Settings, TrainingConfig, load_settings
+from .workshop.config import AIMS, EVEN, SPLITS, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
 from .workshop.steps import Step, in_parallel
@@ -136,7 +136,7 @@ def first_pass(
     """What selections need of a split's utterances, or of a folder's, by a seed's base model, or
     by the ``model`` that ``load`` loads. Folder: ``candidates.npz``. No transcript is read."""
     config, options = settings.selection, pass_options(settings, seed)
-    recorded = target.target(settings) if split == TARGET and config.target not in SPLITS else None
+    recorded = target_folder(settings) if split == TARGET else ()
     given = options | ({"target": config.target, "heard": config.heard} if split == TARGET else {})
 
     def compute(folder: Path) -> dict:
@@ -148,8 +148,13 @@ def first_pass(
 
     return Step(
         f"first-pass-{split}-seed{seed}", compute, given=given,
-        after=(*_asked(settings, seed, model), *filter(None, [recorded])),
+        after=(*_asked(settings, seed, model), *recorded),
     )  # fmt: skip
+
+
+def target_folder(settings: Settings) -> tuple[Step, ...]:
+    """The step that reads the target's folder, if the target is one."""
+    return () if settings.selection.target in AIMS else (target.target(settings),)
 
 
 def heard(settings: Settings, data: corpus.Corpus, split: str, seed: int) -> tuple:

@@ -54,8 +54,9 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
     )
     if strategy in SELECTIONS:
         choose, options = _selected, {"selection": vars(settings.selection), "seed": seed}
+        aims = experiment.target_folder(settings)
     else:
-        choose, options = _scored, score_options(settings, strategy, seed)
+        choose, options, aims = _scored, score_options(settings, strategy, seed), ()
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
@@ -81,7 +82,9 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
         "strategy": options, "amount": studies.amount, "rounds": studies.rounds,
         "updates": config.updates, "rate": config.rate,
     }  # fmt: skip
-    return Step(f"{strategy}-{how}-{number}-seed{seed}", compute, after=(before,), given=given)
+    return Step(
+        f"{strategy}-{how}-{number}-seed{seed}", compute, after=(before, *aims), given=given
+    )
 
 
 # Ids of ``wanted`` utterances of those that are ``left``, by a model that need not be a base model,
