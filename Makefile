@@ -52,7 +52,7 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check data query learn all test fuzz soak power findings lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check data query learn audit all test fuzz soak power findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [TARGET=validation|test|pool|none|folder]'
@@ -91,6 +91,9 @@ query: .venv/installed ## of CORPUS in DATA, which recordings to transcribe for 
 
 learn: .venv/installed ## … and what came back, TRANSCRIPTS=file: kept, and learned from
 	$(PY) -m alspeech learn $(WHAT) --transcripts "$(TRANSCRIPTS)"
+
+audit: .venv/installed ## transcripts that a recogniser which has not learned them does not believe
+	$(PY) -m alspeech audit $(WHAT)
 
 power: $(OUT)/figures.tables ## how many seeds a difference of 0.5, 1 and 2 points needs, from the run
 	$(PY) -m alspeech power $(WHAT)

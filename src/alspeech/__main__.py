@@ -9,6 +9,7 @@ power     how many seeds a difference needs, from the tables of a run
 findings  write again what the READMEs say of the committed results
 query     of recordings without a transcript those that are worth one, as a list in build/<run>/
 learn     keep the transcripts that came back, train with all that there are
+audit     transcripts that a recogniser which has not learned them does not believe
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
 130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
@@ -29,7 +30,7 @@ SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "aloe": "sisters.aloe",
 }
 
-COMMANDS = ("check", "run", "notebook", "data", "power", "findings", "query", "learn")
+COMMANDS = ("check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit")
 
 
 def main() -> int:
@@ -68,6 +69,7 @@ def main() -> int:
         "notebook": "workshop.notebooks",
         "query": "yours",
         "learn": "yours",
+        "audit": "audit",
     }
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
@@ -84,6 +86,10 @@ def main() -> int:
             print(work.told(*work.query(settings)))
         elif options.command == "learn":
             print(work.learn(work.mine(settings), options.transcripts))
+        elif options.command == "audit":
+            table, path = work.write(settings)
+            shown = table[["suspicion", "utt_id", "text", "guess"]].head(10)
+            print(f"{shown.to_string(index=False)}\nall {len(table)}: {path.relative_to(ROOT)}")
         elif options.command == "power":
             print(work.power(settings))
         elif options.command == "notebook":

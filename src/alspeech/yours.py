@@ -43,11 +43,14 @@ SEED, SMALL = 0, 4000  # one recogniser; as many are ranked at least
 SIZES = {"base": 70_000_000, "pool": 10**9, "validation": 10_000_000, "test": 20_000_000}
 
 
+TRANSCRIBED = ("synthetic", "fsdd", "speechcommands", *LABELLED)  # or labelled: whole corpora
+
+
 def mine(settings: Settings, budget: str = "", method: str = "", format: str = "") -> Settings:
     """The settings of a corpus whose pool is what has no transcript; words of the command line come
     before the preset's. Raises ``UserError`` for a corpus whose every utterance has one, and for
     a word that is none."""
-    if settings.corpus in ("synthetic", "fsdd", "speechcommands", *LABELLED):
+    if settings.corpus in TRANSCRIBED:
         raise UserError(f"CORPUS={settings.corpus} has all of its transcripts: name recordings of "
                         "your own, CORPUS=jsonl, kaldi or librispeech with DATA=")  # fmt: skip
     words = {"budget": budget, "method": method, "format": format}

@@ -1,0 +1,151 @@
+"""Transcripts that the recogniser does not believe: what may be wrong with what is labelled.
+
+    make audit CORPUS=jsonl DATA=mine
+
+Every transcript is judged by a recogniser that has not learned it: what is labelled is divided into
+folds, and each fold is held against a model that was trained on the others. What makes a transcript
+suspicious is how much worse it fits than the recogniser's own best guess does,
+
+    (−log p(y | x) + log p(ŷ | x)) / (U + 1),
+
+a log likelihood ratio for each of its U labels and its end: where the recogniser is unsure of
+everything, the second term is large, too, and little is left. Values are nats; none is negative but
+for what the beam has missed.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .acquisition import posteriors
+from .ctc import ctc_losses
+from .decoding import n_best
+from .experiment import base_model, new_model
+from .speech import corpus
+from .speech.text import unusable
+from .training import fit
+from .workshop.config import ROOT, Settings
+from .workshop.errors import UserError
+from .workshop.steps import Step, in_parallel
+from .workshop.store import Checkpoint, read_csv, write_csv
+from .yours import TRANSCRIBED, mine
+
+FOLDS, SEED = 3, 0
+COLUMNS = ("utt_id", "suspicion", "text", "guess", "speaker", "duration", "path", "offset")
+
+
+def labelled(data: corpus.Corpus) -> pd.DataFrame:
+    """What the recogniser may learn from: base and validation, as far as it is usable."""
+    rows = data.manifest[data.manifest["split"].isin(["base", "validation"])]
+    known = [unusable(row, data.alphabet) is None for row in rows.itertuples()]
+    return rows[known].reset_index(drop=True)
+
+
+def fold_of(utt_id: str) -> int:
+    """By its id alone: an utterance more or less moves no other one."""
+    return zlib.crc32(f"fold {utt_id}".encode()) % FOLDS
+
+
+def judged(settings: Settings, fold: int, texts: tuple = ()) -> Step:
+    """One fold's transcripts, by a model that was trained on the others. Folder: ``judged.csv``
+    (``utt_id, suspicion, guess``).
+
+    ``texts`` are pairs of an id and what it is said to say, in place of the corpus's transcript.
+    """
+    config = settings.training
+
+    def compute(folder: Path) -> dict:
+        data, others = corpus.prepare(settings), dict(texts)
+        rows = labelled(data)
+        rows["text"] = [others.get(x, y) for x, y in zip(rows["utt_id"], rows["text"], strict=True)]
+        own = rows["utt_id"].map(fold_of) == fold
+        model = new_model(settings, SEED)
+        fit(model, data.store, rows[~own], rows[own], data.alphabet, config, seed=SEED,
+            updates=config.base_updates, rate=config.base_rate, measured=1,
+            checkpoint=Checkpoint(folder))  # fmt: skip
+        write_csv(folder / "judged.csv", suspicions(model, data, rows[own]))
+        return {"utterances": int(own.sum())}
+
+    start = [step for step in base_model(settings, SEED).after if step.name.startswith("base")]
+    return Step(
+        f"judged-{fold}", compute, after=(corpus.features(settings), *start),
+        given={"model": settings.model, "training": config, "texts": texts},
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def suspicions(model, data: corpus.Corpus, rows: pd.DataFrame) -> pd.DataFrame:
+    """``utt_id, suspicion, guess`` of some transcripts, see above."""
+    model.eval()
+    device, found = next(model.parameters()).device, []
+    for batch in data.store.batches(rows, 32, data.alphabet.encode):
+        batch = batch.to(device)
+        log_probs = posteriors(model(batch.features), batch)
+        losses, best = ctc_losses(log_probs, batch.labels), n_best(log_probs, k=1, beam=40)
+        for b, utt_id in enumerate(batch.utt_ids):
+            ratio = losses[b].item() + best.log_p[b, 0].item()
+            guess = data.alphabet.decode(best.labeling(b, 0))
+            found.append((utt_id, ratio / (len(batch.labels[b]) + 1), guess))
+    return pd.DataFrame(found, columns=["utt_id", "suspicion", "guess"])
+
+
+def suspicious(settings: Settings, texts: tuple = ()) -> pd.DataFrame:
+    """Everything that is labelled, the least believable first: rows of the manifest with
+    ``suspicion`` and ``guess``. Raises ``UserError`` with too little to learn from."""
+    data = corpus.prepare(settings)
+    rows = labelled(data)
+    sizes = rows["utt_id"].map(fold_of).value_counts()
+    if len(sizes) < FOLDS or len(rows) < 2 * FOLDS:
+        raise UserError(f"{len(rows)} transcripts: too few to judge one by the others")
+    tasks = [(fold, texts, SEED) for fold in range(FOLDS)]
+    folders = in_parallel(_judged, settings, tasks, "audit")
+    found = pd.concat([read_csv(folder / "judged.csv") for folder in folders])
+    found["guess"] = found["guess"].fillna("")
+    others = dict(texts)
+    rows["text"] = [others.get(x, y) for x, y in zip(rows["utt_id"], rows["text"], strict=True)]
+    table = rows.merge(found, on="utt_id", validate="one_to_one")
+    return table.sort_values(["suspicion", "utt_id"], ascending=[False, True], ignore_index=True)
+
+
+def _judged(settings: Settings, fold: int, texts: tuple, seed: int) -> Step:
+    return judged(settings, fold, texts)
+
+
+def write(settings: Settings) -> tuple[pd.DataFrame, Path]:
+    """:func:`suspicious`, and ``build/<run>/suspicious.csv`` of it. Of recordings of your own all
+    that is transcribed is looked at, what was brought by ``make learn``, too."""
+    table = suspicious(settings if settings.corpus in TRANSCRIBED else mine(settings))
+    path = ROOT / "build" / settings.run / "suspicious.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, table[[name for name in COLUMNS if name in table]])
+    return table, path
+
+
+# ---------------------------------------------------------------- how well does it find them?
+
+
+def swapped(settings: Settings, share: float = 0.05, seed: int = 0) -> tuple[tuple, set]:
+    """Transcripts of a ``share`` of what is labelled, exchanged in a circle, so that none keeps its
+    own: pairs for :func:`judged`, and the ids whose text is another now."""
+    rows = labelled(corpus.prepare(settings))
+    count = max(2, round(share * len(rows)))
+    some = rows.sample(count, random_state=seed)
+    moved = np.roll(some["text"].to_numpy(), 1)
+    pairs = tuple(zip(some["utt_id"], moved, strict=True))
+    wrong = {x for x, text, own in zip(some["utt_id"], moved, some["text"], strict=True)
+             if text != own}  # fmt: skip
+    return pairs, wrong
+
+
+def average_precision(ranked: list[str], wrong: set) -> float:
+    """Mean over the ``wrong`` ones of the share of wrong ones down to there; NaN without any."""
+    hits = [number for number, utt_id in enumerate(ranked, start=1) if utt_id in wrong]
+    if not hits:
+        return math.nan
+    return sum(found / place for found, place in enumerate(hits, start=1)) / len(hits)
