@@ -41,7 +41,7 @@ from alspeech.selection import (
 )
 from alspeech.speech import corpus, target
 from alspeech.speech.features import Batch, group_by_length
-from alspeech.workshop import config
+from alspeech.workshop import config, scenarios
 from alspeech.workshop.config import load_settings
 from alspeech.workshop.errors import UserError
 from alspeech.workshop.plots import METHOD_STYLE
@@ -791,7 +791,7 @@ def test_a_folder_of_audio_is_a_target(house, recorded, capsys):
         tone(folder / "sub" / f"{i}.wav", 300 + i, 1.0)
     (folder / "broken.flac").write_bytes(b"no audio")
     (folder / "sub" / "0.txt").write_text("a transcript that nobody reads")
-    step = experiment.first_pass(settings, selection.TARGET, 0)
+    step = experiment.first_pass(settings, scenarios.TARGET, 0)
     found = Candidates.load(step.folder() / "candidates.npz")
     assert found.utt_ids.tolist() == ["sub/0.wav", "sub/1.wav", "sub/2.wav"]
     assert "1 of 4 files of the target are left out: not audio (1)\n" in capsys.readouterr().err
@@ -799,7 +799,7 @@ def test_a_folder_of_audio_is_a_target(house, recorded, capsys):
     assert (scores > 0).sum() == affordable(scores, 20, False)
     key = step.key
     tone(folder / "sub" / "1.wav", 800, 1.5)
-    assert experiment.first_pass(settings, selection.TARGET, 0).key != key
+    assert experiment.first_pass(settings, scenarios.TARGET, 0).key != key
 
 
 @pytest.mark.parametrize("content, told", [
@@ -823,7 +823,7 @@ def test_a_target_that_is_in_the_pool_is_told_in_a_line(house, recorded, tmp_pat
     shutil.copy(pool[0], folder / "b.wav")
     (folder / "c.wav").symlink_to(pool[1])
     capsys.readouterr()
-    experiment.first_pass(settings, selection.TARGET, 0).folder()
+    experiment.first_pass(settings, scenarios.TARGET, 0).folder()
     told = [line for line in capsys.readouterr().err.splitlines() if "target" in line]
     assert told == ["2 of 3 utterances of the target are in the pool, too"]
 

@@ -24,7 +24,7 @@ from .claims import claims
 from .devices import device
 from .model import DeepSpeech2
 from .querying import ALL, BASE, affordable, costly_first, query, score, score_options
-from .selection import SELECTIONS, TARGET, Candidates, as_scores, selection_options
+from .selection import SELECTIONS, Candidates, as_scores, selection_options
 from .speech import corpus, target
 from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
@@ -33,6 +33,7 @@ from .training import load_weights, train_and_test
 from .workshop.config import AIMS, EVEN, SPLITS, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
+from .workshop.scenarios import TARGET
 from .workshop.steps import Step, in_parallel
 from .workshop.store import Checkpoint, fingerprint, read_csv, torch_bytes, write_bytes
 
@@ -158,8 +159,8 @@ def target_folder(settings: Settings) -> tuple[Step, ...]:
 
 
 def heard(settings: Settings, data: corpus.Corpus, split: str, seed: int) -> tuple:
-    """Utterances without transcripts, and the features, of a split; or of the settings' ``TARGET``,
-    of which so many are drawn as are to be heard."""
+    """Utterances without transcripts, and the features, of a split; or of the settings' target
+    (``TARGET``), of which so many are drawn as are to be heard."""
     config, store = settings.selection, data.store
     if split != TARGET:
         utterances = data.split(split)

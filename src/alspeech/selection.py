@@ -31,6 +31,7 @@ from .acquisition import cluster, in_turn, uniform
 from .embeddings import Candidates
 from .workshop.config import SPLITS, SelectionConfig
 from .workshop.errors import UserError
+from .workshop.scenarios import TARGET
 
 # ---------------------------------------------------------------- greedy
 
@@ -366,7 +367,6 @@ SELECTIONS = {
 
 
 NEED_TARGET = ("flqmi", "fisher_ratio_near")
-TARGET = "target"  # the settings' target, as much of it as is to be heard
 
 
 def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tuple[dict, dict]:

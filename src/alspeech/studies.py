@@ -69,7 +69,7 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
         if wanted > 0:
             left = pool[~pool["utt_id"].isin(chosen)]
             bought = pool[pool["utt_id"].isin(chosen)]
-            chosen += choose(settings, data, model, strategy, seed, left, bought, wanted)
+            chosen += choose(settings, data, model, strategy, seed, left, bought, wanted, options)
         write_csv(folder / "queried.csv", pd.DataFrame({"utt_id": chosen}))
         metrics = train_and_test(
             folder, data, model, data.labelled(chosen), config, seed=seed + 1000 * number,
@@ -91,15 +91,14 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
 # where some have been ``bought`` already.
 
 
-def _scored(settings: Settings, data, model, strategy: str, seed: int, left, bought, wanted: int):
+def _scored(settings, data, model, strategy, seed, left, bought, wanted, options) -> list[str]:
     scores = score(
-        model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
-        **score_options(settings, strategy, seed),
-    )  # fmt: skip
+        model, data.store, left, strategy, alphabet=data.alphabet, group=data.group, **options
+    )
     return query(scores, 100 * wanted / len(left))
 
 
-def _selected(settings: Settings, data, model, strategy: str, seed: int, left, bought, wanted: int):
+def _selected(settings, data, model, strategy, seed, left, bought, wanted, _) -> list[str]:
     splits, taken = selection_options(settings.selection, strategy, seed)
     options, sets = experiment.pass_options(settings, seed), dict.fromkeys(splits)
 

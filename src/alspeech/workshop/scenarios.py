@@ -15,6 +15,7 @@ from .errors import UserError, cut
 from .values import Count, Section, Share, Whole, checked, read_yaml
 
 SPLITS = ("base", "pool", "validation", "test")
+TARGET = "target"  # instead of a split: the settings' target, as much of it as is to be heard
 SCENARIOS = "scenarios.yaml"  # beside the presets
 EVEN = "even"  # the scenario whose splits are drawn alike; every corpus has it
 
