@@ -59,6 +59,7 @@ def edit(monkeypatch):
 # modules that steps run and that are not in their keys
 LEFT_OUT = {
     "workshop.config": "its values are in the keys (test_every_setting_that_is_read…)",
+    "workshop.sections": "its values are, too",
     "workshop.scenarios": "its values are, too",
     "workshop.errors": "says what is wrong, and ends the step",
     "workshop.processes": "how many processes, and how they end",
@@ -147,7 +148,7 @@ KEPT = [
     ("speech.readers", "def read_kaldi(", set(STEPS) - {"recordings"}),
     ("speech.synthesis", "def serve(", set(STEPS) - {"corpus"}),
     ("studies", "def run(", set(STEPS)),
-    ("studies", "def _row(", set(STEPS)),
+    ("studies", "def row_of(", set(STEPS)),
     ("lessons", "\nimport", set(STEPS)),
     ("claims", "\nimport", set(STEPS)),
     ("sisters.slimipl", "def plan(", {*companion.FIGURES, *companion.STUDIES,

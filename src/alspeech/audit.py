@@ -40,11 +40,16 @@ FOLDS, SEED = 3, 0
 COLUMNS = ("utt_id", "suspicion", "text", "guess", "speaker", "duration", "path", "offset")
 
 
-def labelled(data: corpus.Corpus) -> pd.DataFrame:
-    """What the recogniser may learn from: base and validation, as far as it is usable."""
-    rows = data.manifest[data.manifest["split"].isin(["base", "validation"])]
+def labelled(data: corpus.Corpus, texts: tuple = ()) -> pd.DataFrame:
+    """What the recogniser may learn from: base and validation, as far as it is usable.
+
+    ``texts`` are pairs of an id and what it is said to say, in place of the corpus's transcript.
+    """
+    rows, others = data.manifest[data.manifest["split"].isin(["base", "validation"])], dict(texts)
     known = [unusable(row, data.alphabet) is None for row in rows.itertuples()]
-    return rows[known].reset_index(drop=True)
+    rows = rows[known].reset_index(drop=True)
+    said = [others.get(x, y) for x, y in zip(rows["utt_id"], rows["text"], strict=True)]
+    return rows.assign(text=said)
 
 
 def fold_of(utt_id: str) -> int:
@@ -52,29 +57,24 @@ def fold_of(utt_id: str) -> int:
     return zlib.crc32(f"fold {utt_id}".encode()) % FOLDS
 
 
-def judged(settings: Settings, fold: int, texts: tuple = ()) -> Step:
-    """One fold's transcripts, by a model that was trained on the others. Folder: ``judged.csv``
-    (``utt_id, suspicion, guess``).
-
-    ``texts`` are pairs of an id and what it is said to say, in place of the corpus's transcript.
-    """
+def judged(settings: Settings, fold: int, texts: tuple, seed: int) -> Step:
+    """One fold's transcripts (``texts`` as in :func:`labelled`), by a model that was trained on the
+    others. Folder: ``judged.csv`` (``utt_id, suspicion, guess``)."""
     config = settings.training
 
     def compute(folder: Path) -> dict:
-        data, others = corpus.prepare(settings), dict(texts)
-        rows = labelled(data)
-        rows["text"] = [others.get(x, y) for x, y in zip(rows["utt_id"], rows["text"], strict=True)]
+        data = corpus.prepare(settings)
+        rows = labelled(data, texts)
         own = rows["utt_id"].map(fold_of) == fold
-        model = new_model(settings, SEED)
-        fit(model, data.store, rows[~own], rows[own], data.alphabet, config, seed=SEED,
+        model = new_model(settings, seed)
+        fit(model, data.store, rows[~own], rows[own], data.alphabet, config, seed=seed,
             updates=config.base_updates, rate=config.base_rate, measured=1,
             checkpoint=Checkpoint(folder))  # fmt: skip
         write_csv(folder / "judged.csv", suspicions(model, data, rows[own]))
         return {"utterances": int(own.sum())}
 
-    start = [step for step in base_model(settings, SEED).after if step.name.startswith("base")]
     return Step(
-        f"judged-{fold}", compute, after=(corpus.features(settings), *start),
+        f"judged-{fold}-seed{seed}", compute, after=base_model(settings, seed).after,
         given={"model": settings.model, "training": config, "texts": texts},
     )  # fmt: skip
 
@@ -98,23 +98,16 @@ def suspicions(model, data: corpus.Corpus, rows: pd.DataFrame) -> pd.DataFrame:
 def suspicious(settings: Settings, texts: tuple = ()) -> pd.DataFrame:
     """Everything that is labelled, the least believable first: rows of the manifest with
     ``suspicion`` and ``guess``. Raises ``UserError`` with too little to learn from."""
-    data = corpus.prepare(settings)
-    rows = labelled(data)
+    rows = labelled(corpus.prepare(settings), texts)
     sizes = rows["utt_id"].map(fold_of).value_counts()
     if len(sizes) < FOLDS or len(rows) < 2 * FOLDS:
         raise UserError(f"{len(rows)} transcripts: too few to judge one by the others")
     tasks = [(fold, texts, SEED) for fold in range(FOLDS)]
-    folders = in_parallel(_judged, settings, tasks, "audit")
+    folders = in_parallel(judged, settings, tasks, "audit")
     found = pd.concat([read_csv(folder / "judged.csv") for folder in folders])
     found["guess"] = found["guess"].fillna("")
-    others = dict(texts)
-    rows["text"] = [others.get(x, y) for x, y in zip(rows["utt_id"], rows["text"], strict=True)]
     table = rows.merge(found, on="utt_id", validate="one_to_one")
     return table.sort_values(["suspicion", "utt_id"], ascending=[False, True], ignore_index=True)
-
-
-def _judged(settings: Settings, fold: int, texts: tuple, seed: int) -> Step:
-    return judged(settings, fold, texts)
 
 
 def write(settings: Settings) -> tuple[pd.DataFrame, Path]:

@@ -10,7 +10,6 @@ beyond_argument.csv   § 2.3 on a small recogniser: predicted and measured varia
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from .experiment import base_model, cell, check  # noqa: F401  (the command asks
 from .selection import SELECTIONS, selection_options
 from .speech import corpus
 from .statistics import AREA, MARGIN, holm, judged, paired_difference
-from .tables import ALL_METRICS
 from .workshop.config import Settings
 from .workshop.provenance import publish, tidy
 from .workshop.steps import Step, in_parallel
@@ -101,19 +99,21 @@ def variants(settings: Settings) -> list[tuple[str, object]]:
     return [("as it is", ""), *((x, value) for x in names for value in getattr(config, x))]
 
 
+def _varied(settings: Settings, setting: str, value) -> Settings:
+    if value == "":
+        return settings
+    return replace(settings, selection=replace(settings.selection, **{setting: value}))
+
+
 def variant(settings: Settings, setting: str, value, seed: int) -> Step:
     """The Fisher ratio's cell of the first amount, with another value of one of its settings."""
-    if value != "":
-        selection = replace(settings.selection, **{setting: value})
-        settings = replace(settings, selection=selection)
+    settings = _varied(settings, setting, value)
     return cell(settings, OURS, experiment.amounts(settings)[0], seed)
 
 
 def variant_scores(settings: Settings, setting: str, value, seed: int) -> Step:
-    if value != "":
-        selection = replace(settings.selection, **{setting: value})
-        settings = replace(settings, selection=selection)
-    return experiment.pool_scores(settings, OURS, seed)
+    """What the query of :func:`variant` goes by."""
+    return experiment.pool_scores(_varied(settings, setting, value), OURS, seed)
 
 
 # ---------------------------------------------------------------- the argument
@@ -199,7 +199,9 @@ def run(settings: Settings) -> SimpleNamespace:
     in_parallel(variant_scores, settings, tasks, "other settings: scores")
     cells = in_parallel(variant, settings, tasks, "other settings: cells")
     found["settings"] = pd.DataFrame([
-        _row(settings, folder, *task) for folder, task in zip(cells, tasks, strict=True)
+        studies.row_of(folder, scenario=settings.scenario, setting=setting,
+                       value=value if isinstance(value, str) else f"{value:g}", seed=seed)
+        for folder, (setting, value, seed) in zip(cells, tasks, strict=True)
     ])  # fmt: skip
     found["rounds"], legs = studies.in_rounds(settings, ("random", OURS))
     tasks = [(seed,) for seed in range(min(config.argued, settings.seeds))]
@@ -212,12 +214,3 @@ def run(settings: Settings) -> SimpleNamespace:
     steps = [*folders, *cells, *legs, *argued]
     folder = publish(settings, tables, "provenance_beyond", steps, begun)
     return SimpleNamespace(folder=folder, scores=main["scores"], **found)
-
-
-def _row(settings: Settings, folder: Path, setting: str, value, seed: int) -> dict:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    value = value if isinstance(value, str) else f"{value:g}"
-    return {
-        "scenario": settings.scenario, "setting": setting, "value": value, "seed": seed,
-        **{name: metrics[name] for name in ALL_METRICS},
-    }  # fmt: skip

@@ -195,7 +195,7 @@ def fisher_ratio_near(
     own = _squared_distances(target.embeddings, target.embeddings)
     np.fill_diagonal(own, np.inf)
     limit = np.quantile(own.min(axis=1), reach) if len(own) > 1 else np.inf
-    distances = _nearest(candidates.embeddings, target.embeddings)
+    distances = nearest(candidates.embeddings, target.embeddings)
     near, far = np.flatnonzero(distances <= limit), np.flatnonzero(distances > limit)
     first = fisher_ratio(candidates.rows(near), amount, labelled, target, ridge, per_second)
     rest = far[np.argsort(distances[far], kind="stable")]
@@ -262,7 +262,7 @@ def uncertainty_herding(candidates, amount, labelled, seed=0) -> np.ndarray:
     draw = uniform(candidates.utt_ids, seed).numpy()
     some = np.sort(np.argsort(draw, kind="stable")[:SAMPLED])
     points = candidates.embeddings[some]
-    to_labelled = _nearest(points, labelled.embeddings)
+    to_labelled = nearest(points, labelled.embeddings)
     width = np.median(to_labelled[to_labelled > 0]) if (to_labelled > 0).any() else 1.0
     if not np.isfinite(width):  # nothing is labelled yet
         width = np.median(_squared_distances(points, points[:1]))
@@ -281,7 +281,7 @@ def k_centre(candidates, amount, labelled) -> np.ndarray:
     N · D multiplications a choice."""
     points = candidates.embeddings
     middle = points.mean(axis=0, keepdims=True)
-    distances = _nearest(points, labelled.embeddings if len(labelled) else middle)
+    distances = nearest(points, labelled.embeddings if len(labelled) else middle)
     order = []
     while len(order) < min(amount, len(points)):
         order.append(first_best(distances))
@@ -297,7 +297,7 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(squared > 1e-6 * sums, squared, 0)
 
 
-def _nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Squared distance of each of [N, D] from the nearest of [n, D]; infinite where n is 0."""
     if len(y) == 0:
         return np.full(len(x), np.inf)
@@ -320,7 +320,7 @@ def badge(candidates, amount, seed=0) -> np.ndarray:
     order = [first_best(np.square(points).sum(axis=1))]
     distances, new = np.full(len(points), np.inf), order[:]
     while len(order) < amount:
-        distances = np.minimum(distances, _nearest(points, points[new]))
+        distances = np.minimum(distances, nearest(points, points[new]))
         places = np.cumsum(distances, dtype=float)
         if places[-1] <= 0:  # all that is left has been chosen once already, or has no gradient
             left = np.setdiff1d(np.arange(len(points)), order)

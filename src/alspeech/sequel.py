@@ -12,10 +12,10 @@ from .findings import (
     markdown,
     name,
     of,
-    single,
     spread,
     tested,
 )  # fmt: skip
+from .lessons import in_rounds, in_scenarios
 from .statistics import interval, spearman
 
 PREDICTORS = {
@@ -107,13 +107,7 @@ def ladder_table(steps: pd.DataFrame) -> str:
     return markdown(["what is taken on", *map(name, scenarios)], rows)
 
 
-def against_all(comparisons: pd.DataFrame) -> list[str]:
-    """Every method against random, a paragraph a scenario."""
-    scenarios = comparisons["scenario"].unique()
-    return [f"{name(one)}: {single(of(comparisons, one))}" for one in scenarios]
-
-
 def said(found) -> list[str]:
     """Everything that :func:`beyond.run` found, in sentences that leave no comparison out."""
-    return [argued(found.argument), *on_the_ladder(found.steps), *against_all(found.comparisons),
-            changed(found.settings)]  # fmt: skip
+    return [argued(found.argument), *on_the_ladder(found.steps), *in_scenarios(found.comparisons),
+            changed(found.settings), in_rounds(found.rounds)]  # fmt: skip

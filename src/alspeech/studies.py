@@ -115,7 +115,8 @@ def _selected(settings, data, model, strategy, seed, left, bought, wanted, _) ->
     return list(candidates.utt_ids[order])
 
 
-def _row(folder: Path, **what) -> dict:
+def row_of(folder: Path, **what) -> dict:
+    """A row of a table: what a cell is, its errors, and how it was trained."""
     metrics = json.loads((folder / "metrics.json").read_text())
     return {
         **what,
@@ -140,7 +141,7 @@ def run(settings: Settings) -> SimpleNamespace:
     folders = in_parallel(longer, settings, tasks, "longer")
     names = ("refit", "given", "strategy", "query_percent", "seed")
     training = pd.DataFrame([
-        _row(folder, scenario=settings.scenario, **dict(zip(names, task, strict=True)))
+        row_of(folder, scenario=settings.scenario, **dict(zip(names, task, strict=True)))
         for folder, task in zip(folders, tasks, strict=True)
     ])  # fmt: skip
     rounds, legs = in_rounds(settings, studies.strategies)
@@ -159,7 +160,7 @@ def in_rounds(settings: Settings, strategies) -> tuple[pd.DataFrame, list[Path]]
     ]  # fmt: skip
     legs = in_parallel(leg, settings, tasks, "rounds")
     rounds = pd.DataFrame([
-        _row(folder, scenario=settings.scenario, strategy=strategy, how=how, rounds=count,
+        row_of(folder, scenario=settings.scenario, strategy=strategy, how=how, rounds=count,
              query_percent=studies.amount, seed=seed)
         for folder, (how, count, strategy, seed) in zip(legs, tasks, strict=True)
     ])  # fmt: skip

@@ -21,14 +21,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.spatial.distance import cdist
 
 from .acquisition import ORACLES, check_strategies, posteriors
 from .decoding import n_best
 from .embeddings import Candidates
 from .experiment import base_model, first_pass, load_base, pool_scores, read_scores
 from .querying import rank
-from .selection import SELECTIONS, selection_options
+from .selection import SELECTIONS, nearest, selection_options
 from .speech import corpus, readers, transcripts
 from .speech.features import FeatureStore
 from .speech.lists import write_lists
@@ -169,7 +168,7 @@ def reasons(pool: Candidates, labelled: Candidates) -> pd.DataFrame:
     shorter, that the recogniser is surer of, and that is nearer to what has a transcript."""
     novelty = np.zeros(len(pool))
     if len(labelled):
-        novelty = cdist(pool.embeddings, labelled.embeddings).min(axis=1)
+        novelty = nearest(pool.embeddings, labelled.embeddings)
     values = {"long": pool.seconds, "uncertain": pool.scores["entropy"], "new": novelty}
     table = pd.DataFrame(values, index=pd.Index(pool.utt_ids, name="utt_id"))
     return (table.rank(method="min") - 1) / max(1, len(table) - 1)
