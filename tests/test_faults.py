@@ -1,10 +1,8 @@
-"""Whatever ends a run, the same command goes on from there and ends with the same tables.
-
-``ALSPEECH_FAULTS=smoke pytest tests/test_faults.py`` kills the real smoke preset (half an hour).
+"""Whatever ends a run, the same command goes on from there and ends with the same tables. (Kills at
+random moments are soak.py's; a few of them are test_properties.py's last test.)
 """
 
 import os
-import random
 import resource
 import shutil
 import signal
@@ -16,9 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import alspeech, make_root
 
-PRESET = os.environ.get("ALSPEECH_FAULTS", "tiny")
-RUN = ("run", "--preset", PRESET)
-KILLS = 6  # make soak takes as many as you like
+RUN = ("run", "--preset", "tiny")
 
 # Starts ``python -m alspeech`` by forking a process that has done the imports, which write nothing
 # and take longer than this preset's work. Each line read starts a run, a process group of its own.
@@ -90,76 +86,25 @@ def leftovers(root: Path) -> list:
     return [p for d in ("data", "build", "results") for p in (root / d).rglob(".*")]
 
 
-def clear(root: Path) -> None:
-    """Remove all but the corpus: until its speakers are imported takes as long as all the rest."""
-    for path in (root / "build", root / "results", *root.glob("data/*-features-*")):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(tables, seconds with and without speech, spoken corpus) of runs that nobody disturbs."""
+    """(tables, spoken corpus) of a run that nobody disturbs."""
     root = small_root(tmp_path_factory.mktemp("undisturbed"))
     server = Server(root, ALSPEECH_JOBS="1")
-    seconds = []
-    for _ in range(2):
-        clear(root)
-        server.start()
-        begun = time.monotonic()
-        assert server.wait() == 0, server.log.read_text()
-        seconds.append(time.monotonic() - begun)
+    server.start()
+    assert server.wait() == 0, server.log.read_text()
     server.end()
     assert tables(root).keys() == {
         "error_curves.csv", "scores.csv", "comparisons.csv", "cell_errors.csv", "claims.csv"
     }  # fmt: skip
     assert not leftovers(root)
     (corpus,) = (path for path in root.glob("data/synthetic-*") if "-features-" not in path.name)
-    return tables(root), seconds, corpus
+    return tables(root), corpus
 
 
 def give(root: Path, corpus: Path) -> None:
     """A corpus that has been spoken: to speak it takes longer than all the rest."""
     shutil.copytree(corpus, root / "data" / corpus.name)
-
-
-def test_killed_at_random_moments_it_ends_with_the_same_tables(root, undisturbed):
-    """SIGKILL and SIGINT to the whole process group, checkpoints after every batch."""
-    expected, (with_speech, without), _ = undisturbed
-    rng = random.Random(4)
-    server = Server(root, ALSPEECH_JOBS="1", ALSPEECH_CHECKPOINT_SECONDS="0")
-    kills, runs, ended = 0, 0, {0: 0}
-    # the last chain of runs ends with tables, too; and on a busy machine, where kills come early in
-    # a run, a second one follows
-    while kills < KILLS or runs > 0 or ended[0] < 2:
-        group = server.start()
-        runs += 1
-        if kills < KILLS:
-            # half of the duration: what a run has done the next one need not do
-            spoken = list(root.glob("data/synthetic-*"))
-            time.sleep(rng.uniform(0, without / 2 if spoken else with_speech))
-            if alive(group):
-                os.killpg(group, (signal.SIGKILL, signal.SIGINT)[kills % 2])
-        status = server.wait()
-        assert status in (0, -signal.SIGKILL, 130), server.log.read_text()
-        ended[status] = ended.get(status, 0) + 1
-        kills += status != 0
-        if status == 0:
-            assert tables(root) == expected and not leftovers(root)
-            clear(root)
-            runs = 0
-    server.end()
-    said = server.log.read_text()
-    assert "Traceback" not in said and "damaged" not in said
-    assert said.count("interrupted: the same command goes on from here") >= ended[130]
-    assert ended[130] == ended[-signal.SIGKILL] == KILLS // 2 and ended[0] >= 2
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------- with workers, by the command
@@ -190,7 +135,7 @@ def workers(run: subprocess.Popen) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes")
 def test_no_end_leaves_workers_behind_or_says_more_than_a_line(root, undisturbed):
-    give(root, undisturbed[2])
+    give(root, undisturbed[1])
     # Ctrl-C in a terminal: the whole group
     run = start(root)
     until(root, "build/cells/.base-*.lock", run)
@@ -247,7 +192,7 @@ def gone(run: subprocess.Popen) -> None:
 def test_an_error_in_a_worker_is_one_line_with_what_and_where(
     root, undisturbed, change, status, words
 ):
-    give(root, undisturbed[2])
+    give(root, undisturbed[1])
     tiny = (root / "configs" / "tiny.yaml").read_text()
     (root / "configs" / "bad.yaml").write_text(tiny.replace(*change))
     done = alspeech(root, "run", "--preset", "bad", ALSPEECH_JOBS=str(3 - status))
@@ -266,7 +211,7 @@ def test_a_full_disk_is_one_line_and_damage_is_mended(root, undisturbed):
     def no_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 
-    give(root, undisturbed[2])
+    give(root, undisturbed[1])
     full = subprocess.run(
         [sys.executable, "-m", "alspeech", *RUN],
         env={**os.environ, "ALSPEECH_ROOT": str(root)},

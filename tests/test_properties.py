@@ -401,7 +401,7 @@ def test_kaldi_tables_say_what_was_written_into_them(tmp_path_factory, drawn):
 def test_a_few_malformed_corpora_and_a_few_kills_end_as_they_must():
     commands = (
         ["fuzz.py", "--number", "60"],
-        ["soak.py", "--kills", "4", "--system", "loss-prediction"],
+        ["soak.py", "--kills", "6", "--system", "map"],
     )
     running = [
         subprocess.Popen(
