@@ -241,8 +241,9 @@ def queried(settings: Settings, strategy: str, amount: float, seed: int) -> list
     return query(read_scores(pool_scores(settings, strategy, seed).folder()), amount, seconds)
 
 
-def cell(settings: Settings, strategy: str, amount: float, seed: int) -> Step:
-    """A training that goes on from the base model with base + queried utterances, or begins anew.
+def cell(settings: Settings, strategy: str, amount: float, seed: int, chosen=None) -> Step:
+    """A training that goes on from the base model with base + queried utterances, or begins anew;
+    with the utterances ``chosen`` (ids), if they are named.
 
     Folder as :func:`base_model`'s, without the weights; ``metrics.json`` says, too, how many of the
     queried utterances were ``set_aside`` (:meth:`speech.corpus.Corpus.usable`). The strategies
@@ -250,7 +251,7 @@ def cell(settings: Settings, strategy: str, amount: float, seed: int) -> Step:
     updates.
     """
     base, config = base_model(settings, seed), settings.training
-    chosen = sorted(queried(settings, strategy, amount, seed))
+    chosen = sorted(queried(settings, strategy, amount, seed) if chosen is None else chosen)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
