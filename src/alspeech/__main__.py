@@ -10,6 +10,8 @@ findings  write again what the READMEs say of the committed results
 query     of recordings without a transcript those that are worth one, as a list in build/<run>/
 learn     keep the transcripts that came back, train with all that there are
 audit     transcripts that a recogniser which has not learned them does not believe
+course    the labs' versions for students and instructors, into build/course/<run>/
+leaderboard  acquisition functions that others wrote, held against ours
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
 130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
@@ -30,7 +32,8 @@ SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "aloe": "sisters.aloe",
 }
 
-COMMANDS = ("check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit")
+COMMANDS = ("check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit",
+            "course", "leaderboard")  # fmt: skip
 
 
 def main() -> int:
@@ -48,6 +51,9 @@ def main() -> int:
     parser.add_argument("--method", default="", help="of a query")
     parser.add_argument("--format", default="", help="of a query's list")
     parser.add_argument("--transcripts", default="", help="file of what came back")
+    parser.add_argument("--submissions", default="", help="folder of acquisition functions")
+    parser.add_argument("--seeds", default="", help="file of a leaderboard's hidden seeds")
+    parser.add_argument("--isolation", default="", help="none: run them unconfined")
     options = parser.parse_args()
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
     signal.signal(signal.SIGINT, _leave)
@@ -70,6 +76,8 @@ def main() -> int:
         "query": "yours",
         "learn": "yours",
         "audit": "audit",
+        "course": "course.labs",
+        "leaderboard": "course.board",
     }
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
@@ -90,6 +98,11 @@ def main() -> int:
             table, path = work.write(settings)
             shown = table[["suspicion", "utt_id", "text", "guess"]].head(10)
             print(f"{shown.to_string(index=False)}\nall {len(table)}: {path.relative_to(ROOT)}")
+        elif options.command == "course":
+            print(f"hand out {work.make(settings).relative_to(ROOT)}")
+        elif options.command == "leaderboard":
+            words = (options.submissions, options.seeds, options.isolation)
+            print(work.leaderboard(settings, *words))
         elif options.command == "power":
             print(work.power(settings))
         elif options.command == "notebook":
