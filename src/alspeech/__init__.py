@@ -5,7 +5,7 @@ together, for a target in sight. Then what they stand on (embeddings.py, gradien
 decoding.py, ctc.py, model.py), what they are for (querying.py, training.py, metrics.py), and the
 experiment that puts them to the test (experiment.py, tables.py, statistics.py, costs.py).
 
-Below are three rooms: ``speech``, where utterances come from; ``sisters``, three systems that
-answer the paper's question in other ways; ``workshop``, what all of them use. Imports run one way:
-sisters → paper → speech → workshop.
+Below are four rooms: ``speech``, where utterances come from; ``sisters``, three systems that
+answer the paper's question in other ways; ``course``, what teaches them; ``workshop``, what all of
+them use. Imports run one way: course → sisters → paper → speech → workshop.
 """

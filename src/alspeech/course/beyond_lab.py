@@ -197,9 +197,38 @@ def _two_words(differences, lower_is_better) -> str:
 
 
 EXERCISES = {
-    "4.1": Judged(f"a dictionary of your hypothesis with the fields {', '.join(FIELDS)}",
-                  hypothesis),
+    "4.1": Function(
+        "margin(logits) returns 1 − (p₁ − p₂), of the two largest probabilities of each row",
+        CLIPS, _score("margin"),
+        (
+            ("these are logits' margins: take the softmax first (the ALOE paper's equation takes "
+             "probabilities, its code logits)", _score("margin_logits")),
+            ("this is the largest margin, to the smallest probability: the second largest is asked "
+             "for", _score("largest_margin")),
+            ("this is least confidence, 1 − p₁", _score("least_confidence")),
+            ("a higher score is queried first: 1 − the margin",
+             lambda z: 1 - _score("margin")(z)),
+        ),
+    ),
     "4.2": Function(
+        "soft_gradient(logits, teacher) returns the gradient by the student's logits of the mean "
+        "over frames of −Σ_v p_teacher log p_student, [T, V]",
+        FRAMES, soft_gradient,
+        (
+            ("the sign is wrong", lambda z, q: -soft_gradient(z, q)),
+            ("this is a sum over frames where their mean is asked for",
+             lambda z, q: soft_gradient(z, q) * len(z)),
+            ("logits, not probabilities, come in: take the softmax of them",
+             lambda z, q: (np.asarray(z) - q) / len(z)),
+            ("logits, not probabilities, come in: take the softmax of them",
+             lambda z, q: np.asarray(z) - q),
+            ("this is the gradient by the log probabilities: the softmax must sum to 1, which the "
+             "chain rule brings in", lambda z, q: -np.asarray(q) / len(z)),
+            ("this is the gradient by the probabilities: go on through the softmax, to the logits",
+             lambda z, q: -np.asarray(q) / _softmax(z) / len(z)),
+        ),
+    ),
+    "4.3": Function(
         "ranking(predicted, true) returns the mean of max(0, 1 − sign(l_i − l_j) (l̂_i − l̂_j)) over "
         "pairs of the first half's with the second half's",
         RANKED, ranking,
@@ -215,7 +244,7 @@ EXERCISES = {
             ("the margin is 1", lambda p, t: float(_terms(p, t, margin=0.0).clip(0).mean())),
         ),
     ),
-    "4.3": Function(
+    "4.4": Function(
         "farthest_first(points, labelled, amount) returns row numbers: each time the point that is "
         "farthest from its nearest neighbour among the labelled and the chosen",
         POINTS, farthest,
@@ -231,35 +260,8 @@ EXERCISES = {
              lambda x, y, n: _greedily(x, y, n, np.nanargmax, lambda d: d[:, -1])),
         ),
     ),
-    "4.4": Function(
-        "soft_gradient(logits, teacher) returns the gradient by the student's logits of the mean "
-        "over frames of −Σ_v p_teacher log p_student, [T, V]",
-        FRAMES, soft_gradient,
-        (
-            ("the sign is wrong", lambda z, q: -soft_gradient(z, q)),
-            ("this is a sum over frames where their mean is asked for",
-             lambda z, q: soft_gradient(z, q) * len(z)),
-            ("logits, not probabilities, come in: take the softmax of them",
-             lambda z, q: (np.asarray(z) - q) / len(z)),
-            ("this is the gradient by the log probabilities: the softmax must sum to 1, which the "
-             "chain rule brings in", lambda z, q: -np.asarray(q) / len(z)),
-            ("this is the gradient by the probabilities: go on through the softmax, to the logits",
-             lambda z, q: -np.asarray(q) / _softmax(z) / len(z)),
-        ),
-    ),
-    "4.5": Function(
-        "margin(logits) returns 1 − (p₁ − p₂), of the two largest probabilities of each row",
-        CLIPS, _score("margin"),
-        (
-            ("these are logits' margins: take the softmax first (the ALOE paper's equation takes "
-             "probabilities, its code logits)", _score("margin_logits")),
-            ("this is the largest margin, to the smallest probability: the second largest is asked "
-             "for", _score("largest_margin")),
-            ("this is least confidence, 1 − p₁", _score("least_confidence")),
-            ("a higher score is queried first: 1 − the margin",
-             lambda z: 1 - _score("margin")(z)),
-        ),
-    ),
+    "4.5": Judged(f"a dictionary of your hypothesis with the fields {', '.join(FIELDS)}",
+                  hypothesis),
     "4.6": Function(
         "sign_flip(differences) returns the two-sided p: the share of all flips of signs whose "
         "mean is as far from 0 as the one at hand, or farther",

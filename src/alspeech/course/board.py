@@ -38,7 +38,7 @@ from ..workshop.errors import UserError, cut
 from ..workshop.steps import Step, in_parallel
 from ..workshop.store import read_csv, write_csv, write_text
 from .confined import entry
-from .isolation import NEEDED, Isolation, Limits, Refused
+from .isolation import LIMITS, NEEDED, Isolation, Limits, Refused
 from .page import lines, page
 
 METRIC = "macro_wer"
@@ -142,7 +142,9 @@ def read_submissions(folder: str) -> tuple[list[Submission], dict[str, str]]:
 
 def _submission(path: Path) -> Submission:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", path.stem):
-        raise Refused("its file's name is longer than 40, or has more than letters, digits, _ and -")
+        raise Refused(
+            "its file's name is longer than 40, or has more than letters, digits, _ and -"
+        )
     try:
         if path.stat().st_size > 100_000:
             raise Refused("its file has more than 100,000 bytes")
@@ -251,7 +253,7 @@ def of_board(settings: Settings, seeds: Seeds) -> Settings:
 
 def run(
     settings: Settings, submissions: str, seeds_file: str = "", isolation: str = "",
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = LIMITS,
 ) -> Board:  # fmt: skip
     """Run every submission of a folder, and ours, at the preset's first percentage; nothing that is
     there already is computed again. ``isolation`` "none" runs them on machines that lack what
@@ -280,8 +282,9 @@ def run(
     tasks = [(name, "", amount, seed) for name in names for seed in seeds.seeds]
     tasks += [(BASE, "", 0, seed) for seed in seeds.seeds]
     tasks += [(ALL, "", 100, seed) for seed in seeds.seeds]
-    for one, folders in scored.items():
-        tasks += [(one.strategy, str(x), amount, s) for s, x in zip(seeds.seeds, folders, strict=True)]
+    for one, found in scored.items():
+        own = zip(seeds.seeds, map(str, found), strict=True)
+        tasks += [(one.strategy, folder, amount, seed) for seed, folder in own]
     folders = in_parallel(cell, settings, tasks, "cells")
     data, cells = corpus.prepare(settings), [(name, much, seed) for name, _, much, seed in tasks]
     bought = [[] for _ in cells]  # what was bought is nobody's business

@@ -174,6 +174,8 @@ def numbers(answer):
     if isinstance(answer, bytes | dict) or callable(answer):
         raise TypeError("no numbers")
     values = np.asarray(answer)
+    if values.dtype.kind == "c":
+        raise TypeError("complex numbers")
     return values if values.dtype.kind == "U" else values.astype(float)
 
 

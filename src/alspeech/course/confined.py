@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-LANDLOCK, SECCOMP, NETWORK, LIMITS = "Landlock", "seccomp", "network namespace", "limits"
+LANDLOCK, SECCOMP, NETWORK, SPENDING = "Landlock", "seccomp", "network namespace", "limits"
 READ = 0b1101  # Landlock: execute, read a file, read a folder
 PRINTED = 2**20  # bytes that a submission may print; they go nowhere
 GRACE = 5.0  # seconds between a child's answer and its end
@@ -84,8 +84,9 @@ def no_network() -> bool:
 
 
 DENIED = {  # system calls by their numbers; both machines have the same from 424 on
-    "x86_64": "41 42 43 44 49 50 53 57 58 59 62 101 134 135 155 160 161 165 166 167 168 169 175 176 "
-    "200 234 240 246 248 249 250 272 29 64 68 298 302 303 304 308 310 311 313 319 320 321 322 323",
+    "x86_64": "41 42 43 44 49 50 53 57 58 59 62 101 134 135 155 160 161 165 166 167 168 169 175 "
+    "176 200 234 240 246 248 249 250 272 29 64 68 298 302 303 304 308 310 311 313 319 320 321 322 "
+    "323",
     "aarch64": "198 199 200 201 202 203 206 221 129 130 131 117 92 41 164 51 40 39 224 225 142 105 "
     "106 180 104 217 218 219 97 194 190 186 241 261 264 265 268 270 271 273 279 280 281 282",
 }
@@ -140,7 +141,7 @@ def limited(seconds: float, memory: int) -> bool:
 
 def confine(seconds: float, memory: int) -> list[str]:
     """Give up what can be given up; returns what of it the system has."""
-    found = [LIMITS] if limited(seconds, memory) else []
+    found = [SPENDING] if limited(seconds, memory) else []
     if sys.platform != "linux":
         return found
     found += [NETWORK] if no_network() else []
@@ -171,7 +172,7 @@ def serve(source: str, name: str, config: dict, data: dict, out: int) -> None:
         for i in range(int(data["batches"]))
     ]
     # what a forward pass costs, before anything of the submission's has run; clocks may be coarse
-    passes = -1  # the first one warms up
+    passes, begun = -1, time.process_time()  # the first one warms up
     with torch.no_grad():
         while passes < 1 or (time.process_time() - begun < 0.1 and passes < 200):
             for batch in batches:
@@ -183,7 +184,7 @@ def serve(source: str, name: str, config: dict, data: dict, out: int) -> None:
     try:
         scores = _scores(source, name, model, batches)
         _write(out, b"S" + np.concatenate(scores).astype("<f8").tobytes())
-    except BaseException as error:  # noqa: BLE001 - strangers' code raises what it likes
+    except BaseException as error:  # strangers' code raises what it likes
         told = f"{type(error).__name__}: {error}"
         if isinstance(error, MemoryError) or "allocate memory" in told:
             told = "it asks for more memory than it may have"
@@ -201,8 +202,10 @@ def _scores(source: str, name: str, model, batches) -> list[np.ndarray]:
             values = function(model, batch)
             values = torch.as_tensor(values).detach().double().numpy()
             if values.shape != (len(batch),):
-                raise ValueError(f"the scores have the shape {tuple(values.shape)} where ({len(batch)}"
-                                 ",) is asked for, one an utterance of the batch")  # fmt: skip
+                raise ValueError(
+                    f"the scores have the shape {tuple(values.shape)} where ({len(batch)},) is "
+                    "asked for, one an utterance of the batch"
+                )
             found.append(values)
     return found
 
@@ -307,7 +310,7 @@ def main() -> None:
     """Answer calls from standard input until it ends: a line of limits, then a child's input."""
     import torch
 
-    from .. import acquisition  # noqa: F401  (what submissions import)
+    from .. import acquisition  # what submissions import, too
     from ..gradients import METHODS, Tape, expected_gradient_length
     from ..model import DeepSpeech2
     from ..workshop.config import ModelConfig

@@ -75,9 +75,8 @@ def _added(p, labels) -> float:
     """Where the symbols of a path are added in place of multiplied."""
     T, V = p.shape
     paths = itertools.product(range(V), repeat=T)
-    return sum(
-        sum(p[t, v] for t, v in enumerate(path)) for path in paths if collapsed(path) == list(labels)
-    )
+    right = [path for path in paths if collapsed(path) == list(labels)]
+    return sum(p[t, v] for path in right for t, v in enumerate(path))
 
 
 def states(p, labels, skip="rule", begin=2, emitted=True) -> np.ndarray:
@@ -182,7 +181,7 @@ def disagree(answer) -> str:
     by_entropy = entropy(first) - entropy(second)
     by_pctc = pctc(second) - pctc(first)
     if by_entropy < 0.05 and by_pctc < 0.02:
-        return "entropy and pCTC agree on these, the other way round"
+        return "they disagree on these, but the other way round: exchange the two"
     if by_entropy < 0.05:
         return "entropy must query the first one first, by 0.05 nats at least, and it does not"
     if by_pctc < 0.02:

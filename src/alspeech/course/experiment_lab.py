@@ -173,8 +173,6 @@ def losing(answer) -> str:
     return "look at 'verdict', of the rows of entropy, in the endpoint"
 
 
-
-
 EXERCISES = {
     "3.1": Function(
         "buy(scores, seconds, budget) returns the ids, best first: down the ranking until the next "
@@ -231,6 +229,33 @@ EXERCISES = {
         ),
     ),
     "3.4": Function(
+        "holm(p) returns the p values corrected by Holm's method, in the order in which they came",
+        FAMILIES, holm,
+        (
+            ("this is Bonferroni's correction, all times m: Holm's i-th smallest is multiplied "
+             "with m − i + 1", lambda p: np.minimum(p * len(p), 1)),
+            ("a corrected p is never below the one before it: take the running maximum",
+             _holm_steps),
+            ("corrected ones must be in the order in which they came", lambda p: np.sort(holm(p))),
+            ("no p is above 1",
+             lambda p: pd.Series(p).sort_values().mul(np.arange(len(p), 0, -1)).cummax()
+             .sort_index().to_numpy()),
+            ("these are the uncorrected ones", lambda p: p),
+        ),
+    ),
+    "3.5": Value(
+        "a letter: which sentence does the interval allow?", "3.6", "d632055580e6",
+        (
+            ("an interval that holds 0 does not show that there is nothing: its ends are possible, "
+             "too", "06726171f493"),
+            ("the mean is not the difference: with these seeds 0, and more, is possible, too",
+             "67b33acfe663"),
+            ("95 % is how often such intervals hold the true mean; it is no probability that this "
+             "method is better", "e2ab9819576b"),
+        ),
+        choices=("a", "b", "c", "d"),
+    ),
+    "3.6": Function(
         "power(sd, difference, seeds) returns the probability that the 95 % interval of so many "
         "paired seeds does not hold 0",
         PLANS, power,
@@ -247,33 +272,6 @@ EXERCISES = {
              lambda sd, d, n: power(sd, d, n, level=0.95)),
         ),
         close=(0.0, 0.035),
-    ),
-    "3.5": Function(
-        "holm(p) returns the p values corrected by Holm's method, in the order in which they came",
-        FAMILIES, holm,
-        (
-            ("this is Bonferroni's correction, all times m: Holm's i-th smallest is multiplied "
-             "with m − i + 1", lambda p: np.minimum(p * len(p), 1)),
-            ("a corrected p is never below the one before it: take the running maximum",
-             _holm_steps),
-            ("corrected ones must be in the order in which they came", lambda p: np.sort(holm(p))),
-            ("no p is above 1",
-             lambda p: pd.Series(p).sort_values().mul(np.arange(len(p), 0, -1)).cummax()
-             .sort_index().to_numpy()),
-            ("these are the uncorrected ones", lambda p: p),
-        ),
-    ),
-    "3.6": Value(
-        "a letter: which sentence does the interval allow?", "3.6", "d632055580e6",
-        (
-            ("an interval that holds 0 does not show that there is nothing: its ends are possible, "
-             "too", "06726171f493"),
-            ("the mean is not the difference: with these seeds 0, and more, is possible, too",
-             "67b33acfe663"),
-            ("95 % is how often such intervals hold the true mean; it is no probability that this "
-             "method is better", "e2ab9819576b"),
-        ),
-        choices=("a", "b", "c", "d"),
     ),
     "3.7": Judged("a list of scenarios' names: where is entropy worse than random, after the "
                   "correction?", losing),

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from ..workshop.errors import UserError, cut
-from .confined import LANDLOCK, LIMITS, SECCOMP
+from .confined import LANDLOCK, SECCOMP, SPENDING
 
-NEEDED = (LIMITS, LANDLOCK, SECCOMP)  # without these nothing of a stranger's is run
+NEEDED = (SPENDING, LANDLOCK, SECCOMP)  # without these nothing of a stranger's is run
 MISSING = (
     "this machine cannot confine strangers' code ({missing} missing): run the leaderboard on Linux "
     "5.13 or newer, or, for files that you have read yourself, with ISOLATION=none"
@@ -39,6 +39,9 @@ class Limits:
 
     seconds: float = 300.0  # of processor time; three times as long on the clock
     memory: int = 2 * 2**30  # bytes, beyond what Python and torch have taken already
+
+
+LIMITS = Limits()
 
 
 class Refused(Exception):
@@ -61,7 +64,7 @@ class Isolation:
     ``needed`` are the layers without which a call is refused (``UserError``).
     """
 
-    def __init__(self, limits: Limits = Limits(), needed: tuple[str, ...] = NEEDED):  # noqa: B008
+    def __init__(self, limits: Limits = LIMITS, needed: tuple[str, ...] = NEEDED):
         self.limits, self.needed, self._process = limits, needed, None
 
     def __enter__(self) -> Isolation:
@@ -81,7 +84,8 @@ class Isolation:
     def _start(self) -> None:
         keep = ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")
         # a folder of its own as ROOT: there is nothing of a run in it
-        own = {"OMP_NUM_THREADS": "1", "HOME": self._folder.name, "ALSPEECH_ROOT": self._folder.name}
+        home = self._folder.name
+        own = {"OMP_NUM_THREADS": "1", "HOME": home, "ALSPEECH_ROOT": home}
         environment = {name: os.environ[name] for name in keep if name in os.environ} | own
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])
         self._process = subprocess.Popen(

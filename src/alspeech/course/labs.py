@@ -3,9 +3,9 @@
     make course    build/course/<run>/: student/ and solutions/, and what is handed out as a zip
 
 A source, ``course/lab1.md``, is Markdown whose ``python`` blocks become code cells. What stands
-between ``### BEGIN SOLUTION`` and ``### END SOLUTION`` (in prose between ``<!-- BEGIN SOLUTION -->``
-and ``<!-- END SOLUTION -->``) is left out of the student's version; a line that ends in
-``# your answer`` is what the student finds there, and left out of the solution's.
+between ``### BEGIN SOLUTION`` and ``### END SOLUTION`` (comments, in prose: ``<!-- BEGIN SOLUTION
+-->``) is left out of the student's version; a line that ends in ``# your answer`` is what the
+student finds there, and left out of the solution's.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def notebook(text: str, solved: bool, name: str, preset: str = ""):
         if "parameters" in tags and preset:
             source = re.sub(r'^preset = "\w+"', f'preset = "{preset}"', source, flags=re.M)
         make = getattr(nbformat.v4, f"new_{kind}_cell")
-        cells.append(make(source, id=f"{name}-{number:02d}", metadata={"tags": tags} if tags else {}))
+        cells.append(
+            make(source, id=f"{name}-{number:02d}", metadata={"tags": tags} if tags else {})
+        )
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 

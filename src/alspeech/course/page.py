@@ -20,7 +20,7 @@ COLUMNS = ("rank", "name", "macro WER", "− random", "− EGL", "", "forward pa
 
 
 def rank(row) -> str:
-    """"2", or "1–3" where intervals leave that open; "" for an oracle, which is out of it."""
+    """ "2", or "1–3" where intervals leave that open; "" for an oracle, which is out of it."""
     if row["rank_from"] is None or row["rank_from"] != row["rank_from"]:
         return ""
     first, last = int(row["rank_from"]), int(row["rank_to"])
