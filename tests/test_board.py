@@ -43,17 +43,6 @@ def body(*lines, imports=""):
 
 
 SECRET = "the transcript that nobody may read"
-SCAN = body(
-    "seen = [str(x)[:10000] for x in gc.get_objects() if isinstance(x, (str, dict, list, bytes))]",
-    "frame = sys._getframe()",
-    "while frame:",
-    "    seen += [str(x)[:10000] for x in frame.f_locals.values()]",
-    "    frame = frame.f_back",
-    "seen += [f'{k}={v}' for k, v in os.environ.items()] + sys.argv",
-    "found = [x for x in seen if 'nobody may' in x and 'seen' not in x]",
-    "raise LookupError(f'{len(found)} found of many' if len(seen) > 1000 else 'nothing looked at')",
-    imports="import gc, os, sys",
-)
 ATTACKS = {
     "endless loop": (body("while True: pass"), "processor time"),
     "closed pipe": (body("os.close(3)", "while True: pass", imports="import os"), ""),
@@ -72,7 +61,6 @@ ATTACKS = {
     "proc": (body("return open('/proc/1/environ').read()"), "PermissionError"),
     "own parent": (body("return os.listdir(f'/proc/{{os.getppid()}}')", imports="import os"),
                    "PermissionError"),
-    "frame, gc, environment": (SCAN, "LookupError: 0 found of many"),
     "write": (body("open({file!r}, 'a')"), "PermissionError"),
     "write to /tmp": (body("open('/tmp/alspeech-leak', 'w').write('x')"), "PermissionError"),
     "socket": (body("socket.socket()", imports="import socket"), "PermissionError"),
@@ -154,18 +142,51 @@ def score(model, batch):
 """
 
 
+SPY = """
+import gc, hashlib, sys
+
+KNOWN = set("{digests}".split())
+
+def score(model, batch):
+    seen, frame = list(gc.get_objects()), sys._getframe()
+    while frame:
+        seen += list(frame.f_locals.values())
+        frame = frame.f_back
+    texts = {{x for x in seen if isinstance(x, str)}}
+    for each in seen:
+        if isinstance(each, (list, tuple, set, frozenset)):
+            texts |= {{x for x in each if isinstance(x, str)}}
+        if isinstance(each, dict):
+            texts |= {{x for pair in each.items() for x in pair if isinstance(x, str)}}
+    found = {{hashlib.sha256(x.encode(errors="replace")).hexdigest() for x in texts}} & KNOWN
+    raise LookupError(f"{{len(found)}} secrets among {{'many' if len(texts) > 9999 else 'few'}}")
+"""
+
+
+def spying_on(root) -> str:
+    """A submission that looks for transcripts, for the utterances' ids and for words of its own."""
+    manifest = next((root / "data").glob("synthetic-even-*")) / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    secrets = {row["text"] for row in rows if row["text"].count(" ") > 2}
+    secrets |= {row["utt_id"] for row in rows}
+    digests = " ".join(hashlib.sha256(x.encode()).hexdigest() for x in secrets)
+    return SPY.format(digests=digests)
+
+
 def test_a_board_pairs_with_random_and_egl_and_leaks_no_seed(spoken_root, tmp_path, isolated):
     preset = spoken_root / "configs" / "tiny.yaml"
     preset.write_text(preset.read_text().replace("[20, 50]", "[20]"))
     folder = submissions(
         tmp_path / "handed in", like_entropy=ENTROPY, chance=RANDOM, company=BY_COMPANY,
-        broken="def f(:\n", two=ENTROPY + "\ndef other(model, batch): pass\n",
+        spy=spying_on(spoken_root), broken="def f(:\n", two=f"{ENTROPY}\n{ENTROPY}".replace(
+            "score", "other", 1),
     )  # fmt: skip
     command = ("leaderboard", "--preset", "tiny", "--submissions", folder)
     done = alspeech(spoken_root, *command, ALSPEECH_JOBS="1")
     assert done.returncode == 0, done.stderr
     refused = dict(re.findall(r"^refused: (\w+): (.*)$", done.stdout, re.M))
-    assert refused.keys() == {"company", "broken", "two"}
+    assert refused.keys() == {"company", "broken", "two", "spy"}
+    assert "LookupError: 0 secrets among many" in refused["spy"]
     assert "no Python, line 1" in refused["broken"] and "score, other" in refused["two"]
     assert "change with the batches" in refused["company"]
     out = spoken_root / "build" / "course" / "synthetic-tiny" / "board"
@@ -196,12 +217,12 @@ def curves(**errors):
 
 
 def test_ranks_are_told_as_far_as_intervals_allow_them():
-    rng = np.random.default_rng(0)
-    seed = rng.normal(0, 3, 10)  # is in all of them alike
-    noise = lambda: rng.normal(0, 0.05, 10)  # noqa: E731
+    seed = np.random.default_rng(0).normal(0, 3, 10)  # is in all of them alike
+    up = np.tile([0.2, -0.2], 5)
+    late = np.repeat([0.2, -0.2], 5)
     table = curves(**{
-        "random": 30 + seed, "egl": 30 + seed + noise(), "board-good": 27 + seed + noise(),
-        "board-bad": 33 + seed + noise(), "board-same": 30 + seed + noise(),
+        "random": 30 + seed, "egl": 30 + seed + up, "board-good": 27 + seed + late,
+        "board-bad": 33 + seed + up, "board-same": 30 + seed + late,
     })  # fmt: skip
     names = list(table["strategy"].unique())
     rows = board.ranked(table, 10, names, {"board-good": 2.0}).set_index("name")

@@ -165,7 +165,7 @@ def serve(source: str, name: str, config: dict, data: dict, out: int) -> None:
     model = DeepSpeech2(ModelConfig(**{**config, **kernels}), int(data["symbols"]))
     weights = {x.removeprefix("weight:"): v for x, v in data.items() if x.startswith("weight:")}
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    model.eval()
+    model.to(torch.from_numpy(data["features:0"]).dtype).eval()
     torch.manual_seed(0)
     batches = [
         Batch(tuple(data[f"ids:{i}"].tolist()), torch.from_numpy(data[f"features:{i}"]))
