@@ -99,6 +99,7 @@ def main() -> int:
             shown = table[["suspicion", "utt_id", "text", "guess"]].head(10)
             print(f"{shown.to_string(index=False)}\nall {len(table)}: {path.relative_to(ROOT)}")
         elif options.command == "course":
+            work.prepare(settings)
             print(f"hand out {work.make(settings).relative_to(ROOT)}")
         elif options.command == "leaderboard":
             words = (options.submissions, options.seeds, options.isolation)

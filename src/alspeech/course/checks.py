@@ -117,7 +117,7 @@ class Judged:
     def judge(self, answer) -> tuple[bool, str]:
         try:
             hint = self.judge_it(answer)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             told = cut(f"{type(error).__name__}: {error}", 80)
             hint = f"this is {_kind(answer)}, of another form than is asked for ({told}): " + (
                 self.task
@@ -176,7 +176,10 @@ def numbers(answer):
     values = np.asarray(answer)
     if values.dtype.kind == "c":
         raise TypeError("complex numbers")
-    return values if values.dtype.kind == "U" else values.astype(float)
+    try:
+        return values if values.dtype.kind == "U" else values.astype(float)
+    except OverflowError:
+        raise TypeError("a number beyond all others") from None
 
 
 def same(found, wanted, near: dict | None = None) -> bool:

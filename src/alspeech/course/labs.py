@@ -17,8 +17,10 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import experiment
 from ..workshop.config import ROOT, Settings
 from ..workshop.errors import UserError
+from ..workshop.steps import in_parallel
 from ..workshop.store import write_bytes, write_text
 
 SOURCES = Path(__file__).parents[3] / "course"
@@ -108,6 +110,14 @@ def notebook(text: str, solved: bool, name: str, preset: str = ""):
         )
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def prepare(settings: Settings) -> None:
+    """Compute what the labs find ready beside the run, so that nobody waits for it in class: first
+    passes of the two seeds that lab 4 looks at."""
+    tasks = [(split, seed) for seed in (0, 1) for split in ("pool", "base")]
+    in_parallel(experiment.base_model, settings, [(seed,) for seed in (0, 1)], "base models")
+    in_parallel(experiment.first_pass, settings, tasks, "first passes")
 
 
 def make(settings: Settings) -> Path:
