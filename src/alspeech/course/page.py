@@ -62,7 +62,7 @@ def _drawn(row, low: float, high: float) -> str:
     x = {n: 100 * (row[f"{n}_random"] - low) / width for n in ("difference", "low", "high")}
     zero = 100 * (0 - low) / width
     return (
-        '<svg viewBox="0 0 100 8" preserveAspectRatio="none" role="img">'
+        '<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         f'<line x1="{zero:.2f}" x2="{zero:.2f}" y1="0" y2="8" stroke="#999" stroke-width=".5"/>'
         f'<line x1="{x["low"]:.2f}" x2="{x["high"]:.2f}" y1="4" y2="4" stroke="#0072B2"/>'
         f'<rect x="{x["difference"] - 0.7:.2f}" y="2" width="1.4" height="4" fill="#0072B2"/></svg>'
