@@ -37,9 +37,8 @@ MISSING = (
 class Limits:
     """What a call may take."""
 
-    seconds: float = (
-        300.0  # of processor time; three times as long, and half a minute, on the clock
-    )
+    # of processor time; on the clock three times as long, and half a minute
+    seconds: float = 300.0
     memory: int = 2 * 2**30  # bytes, beyond what Python and torch have taken already
 
 
