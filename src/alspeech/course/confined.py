@@ -139,6 +139,12 @@ def limited(seconds: float, memory: int) -> bool:
     return bool(pages)
 
 
+def end_with_parent() -> None:
+    """None of these processes outlives the one that started it (Linux)."""
+    if sys.platform == "linux":
+        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
 def confine(seconds: float, memory: int) -> list[str]:
     """Give up what can be given up; returns what of it the system has."""
     found = [SPENDING] if limited(seconds, memory) else []
@@ -232,6 +238,7 @@ def _write(file: int, data: bytes) -> None:
 
 def _child(out: int, printed: int) -> None:
     """The forked process: its input from standard input, then nothing but the pipe."""
+    end_with_parent()
     given = os.fdopen(0, "rb", closefd=False)
     header = json.loads(given.readline())
     source = given.read(header["source"]).decode()
@@ -315,6 +322,7 @@ def main() -> None:
     from ..model import DeepSpeech2
     from ..workshop.config import ModelConfig
 
+    end_with_parent()
     torch.set_num_threads(1)
     # what is compiled is compiled, or read, here: a child may not
     small = Tape(DeepSpeech2(ModelConfig(hidden=8), symbols=5).eval(), torch.randn(1, 40, 40))
