@@ -60,6 +60,9 @@ def main() -> int:
     log = ROOT / "build" / run / "error.log"
     try:  # a wrong word is told at once
         settings = None if options.command in ("data", "findings") else load_settings(*words)
+        if settings and settings.recogniser and options.command not in ("check", "query", "learn"):
+            raise UserError(f"configs/{options.preset}.yaml: recogniser: {settings.recogniser} is "
+                            "not trained here: make check, query and learn only")  # fmt: skip
     except UserError as error:
         return explain(error, log)
     modules = {
@@ -84,6 +87,8 @@ def main() -> int:
             settings = work.mine(settings, options.budget, options.method, options.format)
             print(work.minutes(settings), flush=True)
             print(work.told(*work.query(settings)))
+        elif options.command == "learn" and settings.recogniser:
+            print(work.elsewhere.handed_on(work.mine(settings), options.transcripts))
         elif options.command == "learn":
             print(work.learn(work.mine(settings), options.transcripts))
         elif options.command == "audit":
@@ -96,6 +101,8 @@ def main() -> int:
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
         else:
             print(work.check(settings), flush=True)
+            if settings.recogniser:
+                print(importlib.import_module(".elsewhere", __package__).told(settings))
             if options.command == "run":
                 print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end

@@ -112,8 +112,9 @@ def pool_scores(
 
     def compute(folder: Path) -> dict:
         data, model = corpus.prepare(settings), load(settings, seed)
+        pool = data.split("pool")
         scores = score(
-            model, data.store, data.split("pool"), strategy, checkpoint=Checkpoint(folder),
+            model, as_read(model, pool, data.store), pool, strategy, checkpoint=Checkpoint(folder),
             alphabet=data.alphabet, group=data.group, **options,
         )  # fmt: skip
         scores.to_csv(folder / "scores.csv")
@@ -123,6 +124,12 @@ def pool_scores(
         f"scores-{strategy}-seed{seed}", compute, after=_asked(settings, seed, model),
         given=options,
     )  # fmt: skip
+
+
+def as_read(model, utterances: pd.DataFrame, store):
+    """The features of some utterances as a model reads them: the ``store``'s, unless it is a
+    recogniser from elsewhere (recognisers.py), which has its own."""
+    return model.store(utterances) if hasattr(model, "store") else store
 
 
 def _asked(settings: Settings, seed: int, model: Step | None) -> tuple[Step, ...]:
@@ -142,7 +149,9 @@ def first_pass(
 
     def compute(folder: Path) -> dict:
         utterances, store = heard(settings, corpus.prepare(settings), split, seed)
-        found = embeddings.first_pass(load(settings, seed), store, utterances, folder, **options)
+        model = load(settings, seed)
+        store = as_read(model, utterances, store)
+        found = embeddings.first_pass(model, store, utterances, folder, **options)
         found.save(folder / "candidates.npz")
         embeddings.remove_parts(folder)
         return {"utterances": len(found)}
