@@ -365,10 +365,11 @@ def said(root, command, *words):
     return done
 
 
-@pytest.mark.parametrize("method", ["", "egl", "entropy"])
+@pytest.mark.parametrize("method", ["", "egl"])
 def test_a_recogniser_from_elsewhere_is_asked_and_nothing_is_trained(home, method):
     texts = record(home / "mine", number=24, labelled=3)
-    told = said(home, "check").stdout.splitlines()[-1]
+    first, told = said(home, "check").stdout.splitlines()
+    assert "3 utterances" in first and "21 utterances" in first and "without a transcript" in first
     assert "theirs:build: 0." in told and "samples of 16000 Hz, writes 'abc" in told
     rows, _ = query(home, "--budget", "4", *(["--method", method] if method else []))
     assert len(rows) == 4 and all(row["why"] and isinstance(row["guess"], str) for row in rows)
@@ -399,7 +400,7 @@ def test_source_alphabet_and_weights_are_in_the_key_of_scores(home):
     (home / "parts.py").write_text(letters.replace("jqz", "jzq"))
     assert key(home) == 3
     model = torchaudio.models.wav2vec2_model(
-        "group_norm", CONVOLUTIONS, False, 16, 0.0, 9, 4, 2, 2, 0.0, 32, 0.0, 0.0, False, 0.0, 28
+        "group_norm", CONVOLUTIONS, False, 16, 0.0, 9, 4, 2, 2, 0.0, 32, 0.0, 0.0, False, 0.0, 29
     )
     preset = home / "configs" / "voices.yaml"
     preset.write_text(preset.read_text() + "weights: w.pt\n")

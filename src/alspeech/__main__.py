@@ -74,6 +74,8 @@ def main() -> int:
         "learn": "yours",
         "audit": "audit",
     }
+    if settings and settings.recogniser:
+        modules["check"] = "yours"
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
     signal.signal(signal.SIGINT, _interrupt)
@@ -87,6 +89,9 @@ def main() -> int:
             settings = work.mine(settings, options.budget, options.method, options.format)
             print(work.minutes(settings), flush=True)
             print(work.told(*work.query(settings)))
+        elif options.command == "check" and settings.recogniser:
+            print(work.minutes(settings := work.mine(settings)), flush=True)
+            print(work.elsewhere.told(settings))
         elif options.command == "learn" and settings.recogniser:
             print(work.elsewhere.handed_on(work.mine(settings), options.transcripts))
         elif options.command == "learn":
@@ -101,8 +106,6 @@ def main() -> int:
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
         else:
             print(work.check(settings), flush=True)
-            if settings.recogniser:
-                print(importlib.import_module(".elsewhere", __package__).told(settings))
             if options.command == "run":
                 print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end

@@ -53,7 +53,8 @@ def recogniser(settings: Settings) -> tuple[Step, object]:
 
 
 def told(settings: Settings) -> str:
-    """What the preset's recogniser is, for a person to read."""
+    """What the preset's recogniser is, for a person to read. Raises as :func:`recogniser` does."""
+    recogniser(settings)
     found = recognisers.load(settings)
     letters = "".join(sorted(found.alphabet.letters)).strip()
     return (f"recogniser {settings.recogniser}: {count_parameters(found) / 1e6:.1f} million "
@@ -128,7 +129,8 @@ def handed_on(settings: Settings, file: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     said = []
     for split, name in LISTS.items():
-        rows = data.usable(data.split(split))
+        rows = data.split(split)
+        rows = data.usable(rows) if len(rows) else rows
         path = folder / f"{name}.jsonl"
         write_bytes(path, "".join(map(_line, rows.to_dict("records"))).encode())
         said.append(f"{path.relative_to(ROOT)}: {len(rows)} utterances, "
