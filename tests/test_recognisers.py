@@ -16,14 +16,15 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from alspeech import elsewhere, experiment, recognisers, yours
+from alspeech import elsewhere, experiment, pretrained, recognisers, yours
 from alspeech.acquisition import ACQUISITIONS, IN_TURN, ORACLES, egl
 from alspeech.ctc import ctc_losses
 from alspeech.decoding import n_best
 from alspeech.embeddings import embed
 from alspeech.gradients import Tape, expected_gradient_length
+from alspeech.pretrained import LETTERS, ConformerCTC, Wave
 from alspeech.querying import rank, score_options
-from alspeech.recognisers import LETTERS, ConformerCTC, Recogniser, Wave, read_weights
+from alspeech.recognisers import Recogniser, read_weights
 from alspeech.speech import corpus
 from alspeech.speech.features import Batch
 from alspeech.workshop import config, steps
@@ -286,18 +287,18 @@ def weights(tmp_path):
 
 
 def test_shipped_recognisers_are_as_large_as_their_weights(weights):
-    make = recognisers.of_torchaudio(lambda aux_num_out: wave(outputs=aux_num_out), normalise=True)
+    make = pretrained.of_torchaudio(lambda aux_num_out: wave(outputs=aux_num_out), normalise=True)
     module, symbols, features = make(weights / "wave.pt")
     assert (len(symbols), symbols[:2], symbols[4], features) == (32, ["", "<pad>"], "|", "samples")
     model = Recogniser(module, symbols, features, ModelConfig())
     noise = torch.randn(1, 4000, 1)
     assert torch.allclose(model(noise), model(3 * noise + 1), atol=1e-4)  # normalised
-    module, symbols, features = recognisers.conformer(weights / "conformer.pt")
+    module, symbols, features = pretrained.conformer(weights / "conformer.pt")
     assert symbols == ["", "a", "b"] and features == "log-mel" and module.heads == 4
     assert len(module.conformer.conformer_layers) == 2
     for name in ("wav2vec2_base", "hubert_base", "wavlm_base", "wav2vec2_large_lv60k"):
         with pytest.raises(UserError, match="fine-tuned"):
-            getattr(recognisers, name)()
+            getattr(pretrained, name)()
 
 
 class Boom:
@@ -317,7 +318,7 @@ class Boom:
 def test_weights_that_cannot_be_used_are_one_line(tmp_path, content, told):
     path = tmp_path / "w.pt"
     content(path)
-    make = recognisers.of_torchaudio(lambda aux_num_out: wave(outputs=aux_num_out))
+    make = pretrained.of_torchaudio(lambda aux_num_out: wave(outputs=aux_num_out))
     with pytest.raises(UserError, match=told) as error:
         make(path)
     assert "\n" not in str(error.value) and "w.pt" in str(error.value)
@@ -325,7 +326,7 @@ def test_weights_that_cannot_be_used_are_one_line(tmp_path, content, told):
 
 def test_outputs_without_known_symbols_ask_for_them(weights):
     torch.save(wave(outputs=30).state_dict(), weights / "other.pt")
-    make = recognisers.of_torchaudio(lambda aux_num_out: wave(outputs=aux_num_out))
+    make = pretrained.of_torchaudio(lambda aux_num_out: wave(outputs=aux_num_out))
     with pytest.raises(UserError, match="30 outputs: write their symbols into .*other.txt"):
         make(weights / "other.pt")
     (weights / "other.txt").write_text("\n" + "\n".join("abcdefghijklmnopqrstuvwxyz'|-") + "\n")
@@ -433,8 +434,8 @@ BAD = [  # what stands in theirs.py, what the preset says beside it, what is tol
     (TINY, "recogniser: theirs:build()\n", "recogniser is theirs:build"),
     (TINY, "recogniser: nowhere:build\n", "nowhere:build: it cannot be imported: ModuleNotFound"),
     (TINY, "recogniser: ''\nweights: w.pt\n", "weights are read by a recogniser"),
-    (TINY, "recogniser: alspeech.recognisers:wavlm_base\n", "wavlm_base: needs weights"),
-    (TINY, "recogniser: alspeech.recognisers:wavlm_base\nweights: evil.pt\n", "evil.pt: refused"),
+    (TINY, "recogniser: alspeech.pretrained:wavlm_base\n", "wavlm_base: needs weights"),
+    (TINY, "recogniser: alspeech.pretrained:wavlm_base\nweights: evil.pt\n", "evil.pt: refused"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,158 @@
+"""EGL of recognisers from elsewhere, against plain autograd; what the last layer alone misses."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+import torchaudio
+from measure import K, laptop, median_ms, row
+
+from alspeech.acquisition import ACQUISITIONS
+from alspeech.ctc import ctc_losses
+from alspeech.decoding import n_best
+from alspeech.gradients import Tape, expected_gradient_length
+from alspeech.model import count_parameters
+from alspeech.pretrained import LETTERS, ConformerCTC, Wave
+from alspeech.recognisers import Recogniser
+from alspeech.speech.features import Batch
+from alspeech.statistics import spearman
+from alspeech.training import fit
+from alspeech.workshop.config import ModelConfig, load_settings
+
+SMALL = [(32, 10, 5)] + [(32, 3, 2)] * 4 + [(32, 2, 2)] * 2  # convolutions of a small wav2vec 2.0
+UPDATES, RATE, POOL, SECONDS, PASSES = 600, 2e-3, 200, 5, 3
+
+
+def recognising() -> dict:
+    """The rows of the part ``recognising``."""
+    rows = []
+    for name, model in small().items():
+        rows += against_autograd(name, model)
+    rows += large()
+    model, batches = trained()
+    rows += missed("a Conformer trained here", model, batches)
+    for name, model in list(small().items())[:2]:
+        noise = torch.Generator().manual_seed(2)
+        some = [heard(model, 1.0 + 0.05 * i, noise) for i in range(40)]
+        rows += missed(f"{name}, random weights, noise", model, some)
+    return {"rows": rows}
+
+
+def small() -> dict[str, Recogniser]:
+    """The shipped kinds in small, with random weights."""
+    torch.manual_seed(0)
+    wave = lambda mode, first: torchaudio.models.wav2vec2_model(  # noqa: E731
+        mode, SMALL, first, 96, 0.0, 31, 4, 4, 4, 0.0, 384, 0.0, 0.0, first, 0.0, len(LETTERS)
+    )
+    kinds = {
+        "wav2vec 2.0": (Wave(wave("group_norm", False), False), "samples"),
+        "HuBERT": (Wave(wave("layer_norm", True), True), "samples"),
+        "Conformer": (ConformerCTC(40, len(LETTERS), 96, 4, 384, 4, 15), "log-mel"),
+    }
+    return {
+        name: Recogniser(module, LETTERS, features, ModelConfig(), name)
+        for name, (module, features) in kinds.items()
+    }
+
+
+def heard(model: Recogniser, seconds: float, generator=None) -> Batch:
+    """Noise as one utterance of so many seconds."""
+    generator = generator or torch.Generator().manual_seed(1)
+    length, bins = (16000, 1) if model.features == "samples" else (100, 40)
+    return Batch(("x",), torch.randn(1, int(seconds * length), bins, generator=generator))
+
+
+def plain_ms(model: Recogniser, features, log_p, labels, count: int) -> tuple[float, float]:
+    """Equation 4 as it stands, by so many of the labelings: the milliseconds of a pass, and what
+    the passes come to."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    log_probs, total = model(features).log_softmax(-1), 0.0
+    begun = time.perf_counter()
+    for k in range(count):
+        loss = ctc_losses(log_probs, [labels[k]]).sum()
+        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+        norm = sum(x.square().sum() for x in found if x is not None)
+        total += float(log_p[k].double().exp() * norm)
+    return 1e3 * (time.perf_counter() - begun) / count, total
+
+
+def scored(model: Recogniser, batch: Batch, **options) -> torch.Tensor:
+    with torch.no_grad():
+        tape = Tape(model, batch.features)
+        found = n_best(tape.logits.log_softmax(-1), K)
+        return expected_gradient_length(tape, found, **options)
+
+
+def against_autograd(name: str, model: Recogniser) -> list[dict]:
+    """One utterance of two seconds, all K labelings."""
+    batch = heard(model, 2.0)
+    found = n_best(model(batch.features).log_softmax(-1).detach(), K)
+    labels = [found.labeling(0, k) for k in range(K)]
+    pass_ms, truth = plain_ms(model, batch.features, found.log_p[0], labels, K)
+    exact = scored(model, batch, method="exact").item()
+    five_ms = median_ms(lambda: scored(model, batch), 1)
+    title = f"{name} of {count_parameters(model) / 1e6:.1f} M parameters"
+    return [
+        row(f"{title}: EGL, K = {K}, R = 5, against plain autograd", five_ms, K * pass_ms),
+        row(f"{title}: EGL, exact: relative error", abs(exact / truth - 1), unit=""),
+    ]
+
+
+def large() -> list[dict]:
+    """wav2vec 2.0 of the size that people use, an utterance of five seconds."""
+    torch.manual_seed(0)
+    module = torchaudio.models.wav2vec2_base(aux_num_out=len(LETTERS))
+    model = Recogniser(Wave(module, False), LETTERS, "samples", ModelConfig(), "wav2vec 2.0 base")
+    batch = heard(model, SECONDS)
+    with torch.no_grad():
+        forward_ms = median_ms(lambda: model(batch.features), 1, PASSES)
+    found = n_best(model(batch.features).log_softmax(-1).detach(), K)
+    labels = [found.labeling(0, k) for k in range(PASSES)]
+    pass_ms, _ = plain_ms(model, batch.features, found.log_p[0], labels, PASSES)
+    last_ms = median_ms(lambda: scored(model, batch, method="last_layer"), 1, PASSES)
+    five_ms = median_ms(lambda: scored(model, batch), 1, PASSES)
+    title = f"wav2vec 2.0, {count_parameters(model) / 1e6:.0f} M parameters, {SECONDS} s"
+    return [
+        row(f"{title}: EGL, K = {K}, R = 5, against {K} times a plain pass", five_ms, K * pass_ms),
+        row(f"{title}: EGL of the last layer, against the same", last_ms, K * pass_ms),
+        row(f"{title}: EGL, R = 5", five_ms / forward_ms, unit="forward passes"),
+        row(f"{title}: EGL of the last layer", last_ms / forward_ms, unit="forward passes"),
+    ]
+
+
+def trained() -> tuple[Recogniser, list[Batch]]:
+    """A small Conformer, trained on the laptop preset's base set, and some of its pool."""
+    data, _ = laptop()
+    settings, base = load_settings("laptop"), data.split("base")
+    torch.manual_seed(0)
+    module = ConformerCTC(settings.model.bins, len(data.alphabet), 96, 4, 192, 3, 15)
+    config = replace(settings.training, clip=1.0)
+    known = fit(module, data.store, base, data.split("validation"), data.alphabet, config,
+                updates=UPDATES, rate=RATE, seed=0, measured=1)  # fmt: skip
+    print(known.to_string(index=False), flush=True)
+    symbols = ["", *data.alphabet.characters]
+    model = Recogniser(module, symbols, "log-mel", settings.model, "a Conformer")
+    some = data.split("pool").sample(POOL, random_state=0).reset_index(drop=True)
+    return model, list(data.store.batches(some, 32))
+
+
+def missed(name: str, model: Recogniser, batches: list[Batch]) -> list[dict]:
+    """What the last layer's EGL alone, and a shortlist by it, miss of the full one."""
+    rows = []
+    for score in ("egl", "egl_renormalised"):
+        call = lambda **more: torch.cat(  # noqa: E731
+            [ACQUISITIONS[score](model, b, K, **more) for b in batches]  # noqa: B023
+        )
+        full, last = call(method="exact"), call(method="last_layer")
+        few, many = round(0.1 * len(full)), round(0.3 * len(full))
+        best, on_it = set(full.argsort()[-few:].tolist()), set(last.argsort()[-many:].tolist())
+        told = "EGL as printed" if score == "egl" else "EGL, renormalised"
+        rows += [
+            row(f"{name}: {told}: Spearman of the last layer's with the full one, {len(full)} "
+                "utterances", spearman(last, full), unit=""),
+            row(f"{name}: {told}: of the best tenth on a shortlist three times as long",
+                len(best & on_it) / few, unit=""),
+        ]  # fmt: skip
+    return rows
