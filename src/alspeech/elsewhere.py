@@ -35,9 +35,10 @@ def recogniser(settings: Settings) -> tuple[Step, object]:
     Raises ``UserError`` where the corpus's transcripts hold letters that it cannot write.
     """
     found = recognisers.load(settings)
-    for row in corpus.prepare(settings).manifest.itertuples():
+    rows = corpus.prepare(settings).manifest
+    for row in rows[rows["text"] != ""].itertuples():
         if missing := set(row.text) - found.alphabet.letters:
-            told = " ".join(sorted(missing)).replace("' '", "space")
+            told = " ".join("space" if x == " " else x for x in sorted(missing))
             raise UserError(
                 f"recogniser {settings.recogniser}: its alphabet lacks {cut(told)}, which "
                 f"'{cut(row.text)}' of {cut(row.utt_id)} has: name one of this language, or "

@@ -116,7 +116,7 @@ class Recogniser(nn.Module):
         super().__init__()
         module.eval()
         self.name, self.features, self.config = name, features, config
-        self.facts = {**(facts or {}), "alphabet": list(symbols), "features": features}
+        self.facts = {**(facts or {}), "alphabet": list(symbols), "reads": features}
         names = ("sample_rate", "window", "hop", "bins", "round_frames", "features")
         self.facts |= {x: getattr(config, x) for x in names[: 1 if features == "samples" else None]}
         self.facts["weights"] = digest_of(module)
@@ -200,15 +200,15 @@ class Recogniser(nn.Module):
 
 
 def _blank_first(head: nn.Module, order: Tensor) -> nn.Linear:
-    """The last layer with its outputs in another order, which the module is given, too: there is
-    one of it."""
-    order = order.to(head.weight.device)
-    for parameter in head.parameters():
-        parameter.data = parameter.data[order]
-    if isinstance(head, nn.Linear):
-        return head
+    """A copy of the last layer with its outputs in another order. (The module keeps its own, which
+    another load might be handed again.)"""
     linear = nn.Linear(1, 1, bias=head.bias is not None)
-    linear.weight, linear.bias = nn.Parameter(head.weight.data[:, :, 0]), head.bias
+    with torch.no_grad():
+        weight = head.weight if isinstance(head, nn.Linear) else head.weight[:, :, 0]
+        linear.weight = nn.Parameter(weight[order.to(weight.device)])
+        if head.bias is not None:
+            linear.bias = nn.Parameter(head.bias[order.to(weight.device)])
+    linear.out_features, linear.in_features = linear.weight.shape
     return linear
 
 

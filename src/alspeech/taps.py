@@ -109,22 +109,22 @@ class Body(nn.Module):
         if self._matrices is None:
             self._matrices = self._checked(x, directions[0])
         while True:
-            norms, often = self._walked(self._matrices, x, directions)
-            if not often:
+            norms, odd = self._walked(self._matrices, x, directions)
+            if not odd:
                 return torch.stack([sum(row.values(), directions.new_zeros(())) for row in norms])
-            # called once so far, and now more often (or less)
-            self._matrices = [layer for layer in self._matrices if layer not in often]
+            # called once so far, and now more often, or not at all
+            self._matrices = [layer for layer in self._matrices if layer not in odd]
 
     def _walked(self, matrices, x: Tensor, directions: Tensor) -> tuple[list[dict], set]:
         """Of each direction the squared norm by layer (or parameter); and those of the matrices
-        that were called more than once: with any, the norms are none."""
+        that were not called just once: with any, the norms are none."""
         others = self._others(matrices)
         with torch.enable_grad(), _tapped(matrices) as seen:
             hidden = self.hidden(x)
-        often = {layer for layer, calls in seen.items() if len(calls) > 1}
-        if often or not hidden.requires_grad:
-            return [{} for _ in directions], often
-        seen = {layer: calls[0] for layer, calls in seen.items() if calls}
+        odd = {layer for layer, calls in seen.items() if len(calls) != 1}
+        if odd or not hidden.requires_grad:
+            return [{} for _ in directions], odd
+        seen = {layer: calls[0] for layer, calls in seen.items()}
         rules = [outer_norm(layer, positions(layer, read), len(directions))
                  for layer, (read, _) in seen.items()]  # fmt: skip
         wanted, norms = [*(edge for _, edge in seen.values()), *others], []
@@ -141,7 +141,7 @@ class Body(nn.Module):
                     for parameter, gradient in zip(others, found[len(seen) :], strict=True)
                     if gradient is not None}  # fmt: skip
             norms.append(row)
-        return norms, often
+        return norms, odd
 
     def _others(self, matrices) -> list[nn.Parameter]:
         """The parameters that training moves and that are neither the head's nor the matrices'."""
@@ -156,10 +156,10 @@ class Body(nn.Module):
             if is_matrix(layer) and layer not in self._head
             and all(p.requires_grad and uses[id(p)] == 1 for p in layer.parameters())
         ]  # fmt: skip
-        often = True
-        while often:
-            (by_rule,), often = self._walked(able, x, direction[None])
-            able = [layer for layer in able if layer not in often]
+        odd = True
+        while odd:
+            (by_rule,), odd = self._walked(able, x, direction[None])
+            able = [layer for layer in able if layer not in odd]
         (by_autograd,), _ = self._walked([], x, direction[None])
         small, right = 1e-6 * float(sum(by_autograd.values(), direction.new_zeros(()))), []
         for layer in able:
