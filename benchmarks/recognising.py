@@ -21,7 +21,7 @@ from alspeech.training import fit
 from alspeech.workshop.config import ModelConfig, load_settings
 
 SMALL = [(32, 10, 5)] + [(32, 3, 2)] * 4 + [(32, 2, 2)] * 2  # convolutions of a small wav2vec 2.0
-UPDATES, RATE, POOL, SECONDS, PASSES = 500, 2e-3, 120, 5, 1
+UPDATES, RATE, POOL, SECONDS, PASSES = 500, 2e-3, 120, 3, 1
 
 
 def recognising() -> dict:
@@ -45,12 +45,12 @@ def small() -> dict[str, Recogniser]:
     """The shipped kinds in small, with random weights."""
     torch.manual_seed(0)
     wave = lambda mode, first: torchaudio.models.wav2vec2_model(  # noqa: E731
-        mode, SMALL, first, 96, 0.0, 31, 4, 4, 4, 0.0, 384, 0.0, 0.0, first, 0.0, len(LETTERS)
+        mode, SMALL, first, 96, 0.0, 31, 4, 2, 4, 0.0, 384, 0.0, 0.0, first, 0.0, len(LETTERS)
     )
     kinds = {
         "wav2vec 2.0": (Wave(wave("group_norm", False), False), "samples"),
         "HuBERT": (Wave(wave("layer_norm", True), True), "samples"),
-        "Conformer": (ConformerCTC(40, len(LETTERS), 96, 4, 384, 4, 15), "log-mel"),
+        "Conformer": (ConformerCTC(40, len(LETTERS), 96, 4, 384, 2, 15), "log-mel"),
     }
     return {
         name: Recogniser(module, LETTERS, features, ModelConfig(), name)
@@ -87,8 +87,8 @@ def scored(model: Recogniser, batch: Batch, **options) -> torch.Tensor:
 
 
 def against_autograd(name: str, model: Recogniser) -> list[dict]:
-    """One utterance of two seconds, all K labelings."""
-    batch = heard(model, 2.0)
+    """One utterance of a second, all K labelings."""
+    batch = heard(model, 1.0)
     found = n_best(model(batch.features).log_softmax(-1).detach(), K)
     labels = [found.labeling(0, k) for k in range(K)]
     pass_ms, truth = plain_ms(model, batch.features, found.log_p[0], labels, K)
