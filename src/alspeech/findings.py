@@ -287,10 +287,10 @@ SPEED = {  # how rows of make bench begin, and what they are called
     "wav2vec 2.0 of": "EGL of a small wav2vec 2.0, by five directions, against 100 backward passes",
     "HuBERT of": "… of a small HuBERT",
     "Conformer of": "… of a small Conformer",
-    "wav2vec 2.0, 94 M parameters, 3 s: EGL, K = 100, R = 5": "… of wav2vec 2.0, 94 M parameters",
+    "wav2vec 2.0, 94 M parameters, 3 s: EGL, K = 100, R = 5": "… of wav2vec 2.0, 94 M parameters, "
+    "against 100 times one pass",
     "wav2vec 2.0, 94 M parameters, 3 s: EGL of the last layer, ag": "… of its last layer alone",
     "wav2vec 2.0, 94 M parameters, 3 s: EGL, R = 5": "… in forward passes: five directions",
-    "wav2vec 2.0, 94 M parameters, 3 s: EGL of the last layer": "… the last layer alone",
     "a Conformer trained here: EGL as printed: Sp": "last layer's EGL of a Conformer: ρ with the "
     "full one",
     "a Conformer trained here: EGL as printed: of": "… of the best tenth on a shortlist of 30 %",
