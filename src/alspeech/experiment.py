@@ -126,12 +126,6 @@ def pool_scores(
     )  # fmt: skip
 
 
-def as_read(model, utterances: pd.DataFrame, store):
-    """The features of some utterances as a model reads them: the ``store``'s, unless it is a
-    recogniser from elsewhere (recognisers.py), which has its own."""
-    return model.store(utterances) if hasattr(model, "store") else store
-
-
 def _asked(settings: Settings, seed: int, model: Step | None) -> tuple[Step, ...]:
     """What scores depend on: a base model, which knows its corpus; or another one, and the corpus,
     which that one need not know."""
@@ -187,6 +181,12 @@ def pass_options(settings: Settings, seed: int) -> dict:
     """Of :func:`embeddings.embed`; the seed is the projection's."""
     names = ("labelings", "directions", "numbers")
     return {name: getattr(settings.selection, name) for name in names} | {"seed": seed}
+
+
+def as_read(model, utterances: pd.DataFrame, store):
+    """The features of some utterances as a model reads them: the ``store``'s, unless it is a
+    recogniser from elsewhere (recognisers.py), which has its own."""
+    return model.store(utterances) if hasattr(model, "store") else store
 
 
 def _selected(settings: Settings, strategy: str, seed: int, *model) -> Step:
