@@ -66,6 +66,9 @@ def main() -> int:
     log = ROOT / "build" / run / "error.log"
     try:  # a wrong word is told at once
         settings = None if options.command in ("data", "findings") else load_settings(*words)
+        if settings and settings.recogniser and options.command not in ("check", "query", "learn"):
+            raise UserError(f"configs/{options.preset}.yaml: recogniser: {settings.recogniser} is "
+                            "not trained here: make check, query and learn only")  # fmt: skip
     except UserError as error:
         return explain(error, log)
     modules = {
@@ -79,6 +82,8 @@ def main() -> int:
         "course": "course.labs",
         "leaderboard": "course.board",
     }
+    if settings and settings.recogniser:
+        modules["check"] = "yours"
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
     signal.signal(signal.SIGINT, _interrupt)
@@ -92,6 +97,11 @@ def main() -> int:
             settings = work.mine(settings, options.budget, options.method, options.format)
             print(work.minutes(settings), flush=True)
             print(work.told(*work.query(settings)))
+        elif options.command == "check" and settings.recogniser:
+            print(work.minutes(settings := work.mine(settings)), flush=True)
+            print(work.elsewhere.told(settings))
+        elif options.command == "learn" and settings.recogniser:
+            print(work.elsewhere.handed_on(work.mine(settings), options.transcripts))
         elif options.command == "learn":
             print(work.learn(work.mine(settings), options.transcripts))
         elif options.command == "audit":

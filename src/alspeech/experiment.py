@@ -112,8 +112,9 @@ def pool_scores(
 
     def compute(folder: Path) -> dict:
         data, model = corpus.prepare(settings), load(settings, seed)
+        pool = data.split("pool")
         scores = score(
-            model, data.store, data.split("pool"), strategy, checkpoint=Checkpoint(folder),
+            model, as_read(model, pool, data.store), pool, strategy, checkpoint=Checkpoint(folder),
             alphabet=data.alphabet, group=data.group, **options,
         )  # fmt: skip
         scores.to_csv(folder / "scores.csv")
@@ -142,7 +143,9 @@ def first_pass(
 
     def compute(folder: Path) -> dict:
         utterances, store = heard(settings, corpus.prepare(settings), split, seed)
-        found = embeddings.first_pass(load(settings, seed), store, utterances, folder, **options)
+        model = load(settings, seed)
+        store = as_read(model, utterances, store)
+        found = embeddings.first_pass(model, store, utterances, folder, **options)
         found.save(folder / "candidates.npz")
         embeddings.remove_parts(folder)
         return {"utterances": len(found)}
@@ -178,6 +181,12 @@ def pass_options(settings: Settings, seed: int) -> dict:
     """Of :func:`embeddings.embed`; the seed is the projection's."""
     names = ("labelings", "directions", "numbers")
     return {name: getattr(settings.selection, name) for name in names} | {"seed": seed}
+
+
+def as_read(model, utterances: pd.DataFrame, store):
+    """The features of some utterances as a model reads them: the ``store``'s, unless it is a
+    recogniser from elsewhere (recognisers.py), which has its own."""
+    return model.store(utterances) if hasattr(model, "store") else store
 
 
 def _selected(settings: Settings, strategy: str, seed: int, *model) -> Step:
