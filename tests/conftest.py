@@ -143,7 +143,7 @@ for path in paths:
         if cell.cell_type == "code":
             exec(cell.source, names)
         if "parameters" in cell.metadata.get("tags", []):
-            names.update(preset=preset, corpus=corpus, data=data)
+            names.update(preset=preset, corpus=corpus, data=data, rounds=2)
 """
 ON_A_GPU = f"""
 import torch

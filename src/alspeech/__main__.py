@@ -103,7 +103,8 @@ def main() -> int:
         elif options.command == "learn" and settings.recogniser:
             print(work.elsewhere.handed_on(work.mine(settings), options.transcripts))
         elif options.command == "learn":
-            print(work.learn(work.mine(settings), options.transcripts))
+            settings = work.mine(settings)
+            print(work.said(settings, work.learn(settings, options.transcripts)))
         elif options.command == "audit":
             table, path = work.write(settings)
             shown = table[["suspicion", "utt_id", "text", "guess"]].head(10)

@@ -32,10 +32,11 @@ from .selection import SELECTIONS, nearest, selection_options
 from .speech import corpus, readers, transcripts
 from .speech.features import FeatureStore
 from .speech.lists import write_lists
+from .stopping import Curve, curve
 from .workshop.config import EVEN, LABELLED, ROOT, SPLITS, QueryConfig, Settings, load_settings
 from .workshop.errors import UserError, cut
 from .workshop.steps import Step, in_parallel
-from .workshop.store import write_csv
+from .workshop.store import read_csv, write_csv
 from .workshop.values import checked
 
 SEED, SMALL = 0, 4000  # one recogniser; as many are ranked at least
@@ -263,34 +264,73 @@ def query(settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
     return rows, write_lists(ROOT / "build" / settings.run, rows, config.format)
 
 
-def learn(settings: Settings, file: str) -> str:
-    """Keep the transcripts of a file (if one is named) and train with all that there are.
+def learned(settings: Settings) -> pd.DataFrame:
+    """The rows of ``results/<run>/learned.csv`` that are this corpus's: its trainings so far."""
+    path = ROOT / "results" / settings.run / "learned.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=LEARNED)
+    table = read_csv(path).reindex(columns=LEARNED)
+    return table[table["corpus"] == transcripts.kept(settings).stem]
+
+
+LEARNED = (
+    "corpus", "utterances", "minutes", "wer", "cer", "ctc", "tested_on", "model", "alphabet",
+)  # fmt: skip
+
+
+def keep_learned(settings: Settings, rows: pd.DataFrame) -> None:
+    """Write ``learned.csv`` again with these rows for this corpus."""
+    path, own = ROOT / "results" / settings.run / "learned.csv", learned(settings)
+    before = read_csv(path) if path.exists() else own
+    table = pd.concat([before.drop(index=own.index), rows], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, table.sort_values(["corpus", "minutes"], kind="stable"))
+
+
+def keep(settings: Settings, file: str | Path) -> None:
+    """Keep the transcripts of a file, all or none, see :func:`transcripts.bring`."""
+    found = readers.read(settings.corpus, settings.data, settings.build.outside)
+    new, every = transcripts.bring(settings, str(file), found.rows)
+    corpus.corpus.cache_clear()  # it has these transcripts now
+    print(f"{new} new transcripts, {every} brought in all: {transcripts.kept(settings)}")
+
+
+def learn(settings: Settings, file: str | Path = "") -> Curve | None:
+    """:func:`keep` the transcripts of a file (if one is named) and train with all that there are;
+    what all trainings so far make of the validation set, or None with too little to learn from.
 
     Every training's errors on the test set are a row of ``results/<run>/learned.csv``.
     """
     if file:
-        found = readers.read(settings.corpus, settings.data, settings.build.outside)
-        new, every = transcripts.bring(settings, file, found.rows)
-        print(f"{new} new transcripts, {every} brought in all: {transcripts.kept(settings)}")
+        keep(settings, file)
     data = corpus.prepare(settings)
     step, load = recogniser(settings)
     if load is not load_base:
-        return f"{minutes(settings)}; too little to learn from yet: make query goes on"
+        return None
     folder = step.folder()
     metrics = json.loads((folder / "metrics.json").read_text())
     base = data.split("base")
     row = {
-        "utterances": len(base), "minutes": round(base["duration"].sum() / 60, 3),
+        "corpus": transcripts.kept(settings).stem, "utterances": len(base),
+        "minutes": round(base["duration"].sum() / 60, 3),
         **{name: metrics[name] for name in ("wer", "cer", "ctc")},
-        "tested_on": int((data.manifest["split"] == "test").sum()), "model": str(folder.name),
+        "tested_on": int((data.manifest["split"] == "test").sum()), "model": folder.name,
+        "alphabet": "".join(data.alphabet.characters),
     }  # fmt: skip
-    path = ROOT / "results" / settings.run / "learned.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(row))
+    before = learned(settings)
     table = pd.concat([before[before["model"] != row["model"]], pd.DataFrame([row])])
-    write_csv(path, table.sort_values("minutes", kind="stable"))
-    shown = table.drop(columns="model").round(2).to_string(index=False)
-    return f"{minutes(settings)}\n{shown}\nthe recogniser: {folder / 'model.pt'}"
+    keep_learned(settings, table)
+    return curve(settings, table)
+
+
+def said(settings: Settings, found: Curve | None) -> str:
+    """What :func:`learn` found, for a person to read."""
+    if found is None:
+        return f"{minutes(settings)}; too little to learn from yet: make query goes on"
+    shown = found.rounds.drop(columns=["corpus", "model", "alphabet"]).round(2)
+    folder = recogniser(settings)[0].folder().relative_to(ROOT)
+    return (f"{minutes(settings)}\n{shown.to_string(index=False)}\n{found.gain()}\n"
+            f"the recogniser: {folder / 'model.pt'}")  # fmt: skip
 
 
 def told(rows: pd.DataFrame, paths: list[Path], most: int = 10) -> str:

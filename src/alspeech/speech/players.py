@@ -15,18 +15,20 @@ from IPython.display import HTML
 from .manifests import read_audio
 
 
-def players(rows: pd.DataFrame, columns: list[str]) -> HTML:
+def players(rows: pd.DataFrame, columns: list[str], autoplay: bool = False) -> HTML:
     """A table with an audio player in each row; ``rows`` are manifest rows with a ``path`` and,
     where the audio is a part of its file or no WAV, ``offset`` and ``duration``.
 
-    The audio is embedded, so that an executed notebook can be played anywhere.
+    The audio is embedded, so that an executed notebook can be played anywhere. ``autoplay``: it
+    is heard without being asked for.
     """
+    how = "autoplay" if autoplay else 'preload="none"'
     head = "".join(f"<th>{html.escape(name)}</th>" for name in (*columns, "listen"))
     body = []
     for row in rows.to_dict("records"):
         cells = "".join(f"<td>{html.escape(_shown(row[name]))}</td>" for name in columns)
         audio = base64.b64encode(_wav(row)).decode()
-        player = f'<audio controls preload="none" src="data:audio/wav;base64,{audio}"></audio>'
+        player = f'<audio controls {how} src="data:audio/wav;base64,{audio}"></audio>'
         body.append(f"<tr>{cells}<td>{player}</td></tr>")
     return HTML(f"<table><tr>{head}</tr>{''.join(body)}</table>")
 

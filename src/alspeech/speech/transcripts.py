@@ -3,9 +3,10 @@
     make learn TRANSCRIPTS=file
 
 A file is an export of Label Studio (.json), JSON lines with ``utt_id`` (or ``audio_filepath``) and
-``text``, or a table (.csv, .tsv) with ``utt_id`` (or ``file_name``) and ``text`` (or
-``transcription``). All of it is taken, or nothing. They are kept in ``data/transcripts``, apart
-from the recordings and from what ``make clean`` removes: somebody has typed them.
+``text`` (null where somebody has skipped it), or a table (.csv, .tsv) with ``utt_id`` (or
+``file_name``) and ``text`` (or ``transcription``). All of it is taken, or nothing. They are kept in
+``data/transcripts``, apart from the recordings and from what ``make clean`` removes: somebody has
+typed them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ def typed(settings: Settings) -> dict[str, str]:
         return {}
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {record["utt_id"]: record["text"] for record in records}
+
+
+def pending(settings: Settings) -> Path:
+    """The file of what is being typed for a corpus in a notebook, until it is learned from."""
+    return kept(settings).with_suffix(".answers.jsonl")
 
 
 def overlaid(found: Found, settings: Settings) -> Found:
@@ -90,10 +96,16 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
         yield from _table(path)
     elif path.suffix == ".jsonl":
         for where, line in lines(path):
-            yield where, *_pair(_json(line, where), where)
+            record = _json(line, where)
+            if not _skipped(record):
+                yield where, *_pair(record, where)
     else:
         raise UserError(f"{cut_path(path)}: no transcripts are read from {path.suffix or 'such'} "
                         "files: give .jsonl, .csv, .tsv, or Label Studio's .json")  # fmt: skip
+
+
+def _skipped(record) -> bool:
+    return isinstance(record, dict) and "text" in record and record["text"] is None
 
 
 def _pair(record, where: str) -> tuple[str, str]:
