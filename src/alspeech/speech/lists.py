@@ -36,6 +36,11 @@ CONFIG = """<View>
 """
 
 
+# Label Studio's player adds a query to every URL, which breaks a data: URL (its issue 4736), but to
+# one that is signed: so ours has a parameter that looks like a signature, and says nothing
+PLAYABLE = "data:audio/wav;signed=?sig=;base64,"
+
+
 def write_lists(folder: Path, rows: pd.DataFrame, format: str) -> list[Path]:
     """Write the list, in NeMo's format and as a table, and in another one; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +74,7 @@ def _label_studio(folder: Path, rows: pd.DataFrame) -> list[Path]:
     orders them, lowest first."""
     tasks = []
     for row in rows.to_dict("records"):
-        audio = "data:audio/wav;base64," + base64.b64encode(clip(row)).decode()
+        audio = PLAYABLE + base64.b64encode(clip(row)).decode()
         guess = {"from_name": "transcription", "to_name": "audio", "type": "textarea",
                  "value": {"text": [row["guess"]]}}  # fmt: skip
         told = {x: row[x] for x in ("utt_id", "rank", "why", "duration")}
