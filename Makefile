@@ -55,7 +55,7 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check data query learn audit course leaderboard all test fuzz soak power findings lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check data query learn audit course leaderboard loop others all test fuzz soak power findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [TARGET=validation|test|pool|none|folder]'
@@ -105,6 +105,9 @@ leaderboard: .venv/installed ## acquisition functions of SUBMISSIONS=folder, on 
 	$(PY) -m alspeech leaderboard $(WHAT) --submissions "$(SUBMISSIONS)" --seeds "$(SEEDS)" \
 	  --isolation "$(ISOLATION)"
 
+loop: .venv/installed ## your own loop: asked, typed, learned, when to stop (notebook 10)
+	$(PY) -m alspeech notebook notebooks/10_your_own_loop.ipynb $(WHAT)
+
 power: $(OUT)/figures.tables ## how many seeds a difference of 0.5, 1 and 2 points needs, from the run
 	$(PY) -m alspeech power $(WHAT)
 
@@ -116,6 +119,8 @@ lint: .venv/installed ## style of code and notebooks
 
 lab: .venv/installed ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks
+
+others: build/label-studio/installed build/readers/installed ## what tests of query's lists use where it is there
 
 bench: .venv/installed build/rivals/installed ## speed, as ratios within one run (15 minutes)
 	$(PY) benchmarks/bench.py
@@ -148,6 +153,17 @@ build/rivals/installed: benchmarks/flashlight.lock benchmarks/pyctcdecode.lock |
 	-.venv/bin/uv venv --quiet --clear --python $(PY) $(@D)/pyctcdecode && \
 	  .venv/bin/uv pip install --quiet --python $(@D)/pyctcdecode/bin/python --require-hashes \
 	  -r benchmarks/pyctcdecode.lock
+	@touch $@
+
+# those who are to read our lists, the versions of today, apart from our own packages
+build/label-studio/installed: | .venv/installed
+	mkdir -p $(@D)
+	.venv/bin/uv venv --quiet --allow-existing --python $(PY) $(@D)
+	.venv/bin/uv pip install --quiet --python $(@D)/bin/python label-studio playwright
+	@touch $@
+build/readers/installed: | .venv/installed
+	mkdir -p $(@D) && echo 'torch; sys_platform == "none"' > $(@D)/ours  # torch is here
+	.venv/bin/uv pip install --quiet --python $(PY) --target $(@D) --overrides $(@D)/ours lhotse datasets
 	@touch $@
 
 # the choice of DATA, rewritten only when it, or what lies there, changes

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import alspeech
+from conftest import REPOSITORY, alspeech
 
 from alspeech import yours
 from alspeech.speech import transcripts
@@ -98,39 +101,6 @@ def test_every_kind_of_method_asks(home, method):
     record(home / "mine")
     rows, _ = query(home, "--budget", "20%", "--method", method)
     assert len(rows) == 4  # of 18, the fifth part and what is left of one
-
-
-def test_rounds_choose_and_learn_what_a_simulation_does_that_knows_the_answers(home):
-    """There the answers of each round are written into the list itself, as part of base."""
-    texts = record(home / "mine")
-    query(home, "--budget", "3")
-    (manifest,) = home.glob("data/jsonl-even-*/manifest.jsonl")
-    splits = {row["utt_id"]: row["split"] for row in map(json.loads, manifest.open())}
-    shutil.copytree(home / "mine", home / "known")
-    told = home / "known" / "list.jsonl"
-    rows = [json.loads(line) for line in told.read_text().splitlines()]
-    for row in rows:
-        row |= {"split": splits[row["audio_filepath"].removesuffix(".wav")]}
-    for _ in range(3):
-        told.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        both = [query(home, "--budget", "3", data=x)[0] for x in ("mine", "known")]
-        asked, theirs = ([(r["utt_id"], r["score"], r["guess"]) for r in x] for x in both)
-        assert asked == theirs
-        done = call(home, "learn", "--transcripts", answer(home, both[0], texts))
-        assert done.returncode == 0 and "3 new transcripts" in done.stdout, done.stderr
-        for row in rows:
-            name = row["audio_filepath"].removesuffix(".wav")
-            if name in {utt_id for utt_id, *_ in asked}:
-                row |= {"text": texts[name], "split": "base"}
-    told.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = call(home, "learn", data="known")
-    assert done.returncode == 0, done.stderr
-    table = pd.read_csv(home / "results/jsonl-voices/learned.csv")
-    # the last two rows are the two recognisers of the last round, from as many utterances
-    assert len(table) == 4 and table["tested_on"].nunique() == 1
-    assert list(table["utterances"].diff().dropna()) == [3, 3, 0]
-    models = [home / "build/cells" / name / "model.pt" for name in table["model"][-2:]]
-    assert models[0] != models[1] and models[0].read_bytes() == models[1].read_bytes()
 
 
 def test_what_somebody_typed_outlives_make_clean(home):
@@ -255,6 +225,10 @@ STUDIO = [{"data": {"utt_id": "a030"}, "annotations": [
      ', "text": "no"}',
      {"a030": "yes", "a031": "no"}),
     ("x.json", json.dumps(STUDIO), {"a030": "yes"}),
+    ("x.json", '[{"audio": "data:…", "utt_id": "a030", "transcription": "yes"}]', {"a030": "yes"}),
+    ("x.csv", f"audio,utt_id,transcription\n{'A' * 200_000},a030,yes\n", {"a030": "yes"}),
+    ("x.jsonl", '{"utt_id": "a030", "text": null}\n{"utt_id": "a031", "text": "no"}',
+     {"a031": "no"}),  # skipped in the notebook
     ("x.csv", "utt_id,text\na030,yes\na030,yes\n", {"a030": "yes"}),
 ])  # fmt: skip
 def test_transcripts_are_read_in_every_format(home, monkeypatch, name, content, found):
@@ -276,6 +250,10 @@ def test_transcripts_are_read_in_every_format(home, monkeypatch, name, content, 
     ("x.json", '[{"id": 3}]', "x.json: task 1: not as Label Studio exports it"),
     ("x.json", "[1]", "x.json: task 1: not as"),
     ("x.json", json.dumps(STUDIO[1:]), "no transcript in it"),
+    ("x.json", json.dumps([STUDIO[0] | {"annotations": STUDIO[0]["annotations"][:1]}]),
+     "no transcript in it: was anything written"),  # cancelled
+    ("x.json", '[{"utt_id": "a030", "transcription": " "}]', "'a030' has an empty text"),
+    ("x.jsonl", '{"utt_id": "a030", "text": ""}', "x.jsonl:1: 'a030' has an empty text"),
     ("x.txt", "yes", "no transcripts are read from .txt files"),
     ("none.csv", None, "No such file"),
 ])  # fmt: skip
@@ -327,6 +305,7 @@ def test_label_studio_gets_the_audio_the_guess_and_an_id_that_comes_back(asked, 
     import base64
 
     data = base64.b64decode(tasks[0]["data"]["audio"].split(",")[1])
+    assert tasks[1]["predictions"][0]["result"] == []  # nothing was guessed
     samples, rate = soundfile.read(io.BytesIO(data))
     whole = soundfile.read(asked["path"][0])[0]
     np.testing.assert_allclose(samples, whole[16000:24000], atol=1e-4)
@@ -365,3 +344,43 @@ def test_audacity_and_lhotse_say_where_in_the_recording(asked, tmp_path):
     assert [cut["id"] for cut in cuts] == list(asked["utt_id"])
     assert cuts[0]["start"] == 1.0 and cuts[0]["recording"]["num_samples"] == 64000
     assert all(cut["type"] == "MonoCut" and cut["channel"] == 0 for cut in cuts)
+
+
+LIBRARIES = REPOSITORY / "build" / "readers"
+READ = """
+import sys, json, types
+import soundfile
+from datasets import Audio, load_dataset
+from lhotse import CutSet, validate
+# datasets imports what it would encode audio with (and that, FFmpeg), even where it has a path
+sys.modules["torchcodec"] = sys.modules["torchcodec.encoders"] = types.ModuleType("torchcodec")
+sys.modules["torchcodec"].AudioEncoder = None
+cuts = CutSet.from_jsonl(sys.argv[1]).to_eager()
+validate(cuts, read_data=True)
+found = [[c.id, c.load_audio().shape[1], c.supervisions[0].speaker, c.custom["guess"]]
+         for c in cuts]
+table = load_dataset("audiofolder", data_dir=sys.argv[2], split="train")
+table = table.cast_column("audio", Audio(decode=False))
+rows = [[r["utt_id"], soundfile.info(r["audio"]["path"]).frames, r["guess"]] for r in table]
+print(json.dumps([found, rows]))
+"""
+
+
+@pytest.mark.skipif(
+    not (LIBRARIES / "installed").exists(), reason="no lhotse and datasets: make others"
+)
+def test_lhotse_and_datasets_read_what_is_written_for_them(asked, tmp_path):
+    asked["guess"] = ["yes", "no", "maybe"]  # an empty field is none there
+    (cuts,) = write_lists(tmp_path / "out", asked, "lhotse")[2:]
+    (folder,) = write_lists(tmp_path / "out", asked, "audiofolder")[2:]
+    own = {"PYTHONPATH": str(LIBRARIES), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(cuts), str(folder)],
+        env={**os.environ, **own}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    in_lhotse, in_datasets = json.loads(done.stdout)
+    frames = [8000, 8000, 64000]
+    ids, guesses, speakers = (list(asked[x]) for x in ("utt_id", "guess", "speaker"))
+    assert in_lhotse == [list(x) for x in zip(ids, frames, speakers, guesses, strict=True)]
+    assert in_datasets == [list(x) for x in zip(ids, frames, guesses, strict=True)]

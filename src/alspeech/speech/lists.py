@@ -78,9 +78,10 @@ def _label_studio(folder: Path, rows: pd.DataFrame) -> list[Path]:
         guess = {"from_name": "transcription", "to_name": "audio", "type": "textarea",
                  "value": {"text": [row["guess"]]}}  # fmt: skip
         told = {x: row[x] for x in ("utt_id", "rank", "why", "duration")}
+        guesses = [guess] if row["guess"] else []  # an empty one would be taken for a transcript
         tasks.append({
             "data": {"audio": audio, **told},
-            "predictions": [{"score": row["rank"] / (len(rows) + 1), "result": [guess]}],
+            "predictions": [{"score": row["rank"] / (len(rows) + 1), "result": guesses}],
         })  # fmt: skip
     paths = [folder / "to_transcribe.label-studio.json", folder / "label-studio.xml"]
     write_bytes(paths[0], json.dumps(tasks, ensure_ascii=False, indent=1).encode())

@@ -127,6 +127,7 @@ def _json(text: str, where: str):
 
 
 def _table(path: Path) -> Iterator[tuple[str, str, str]]:
+    csv.field_size_limit(2**31 - 1)  # Label Studio's tables hold the audio, too
     content = "\n".join(line for _, line in lines(path))
     rows = csv.DictReader(content.split("\n"), delimiter="," if path.suffix == ".csv" else "\t",
                           strict=True)  # fmt: skip
@@ -140,11 +141,14 @@ def _table(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _label_studio(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Tasks of Label Studio's export "JSON": the last annotation that was not cancelled; a task
-    without one says nothing."""
+    """Tasks of Label Studio's exports "JSON" (the last annotation that was not cancelled; a task
+    without one says nothing) and "JSON-MIN"."""
     tasks = _json("\n".join(line for _, line in lines(path)), cut_path(path))
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks], start=1):
         where = f"{cut_path(path)}: task {number}"
+        if isinstance(task, dict) and "transcription" in task:
+            yield where, *_pair(task, where)
+            continue
         try:
             key = task["data"]["utt_id"]
             done = [one for one in task.get("annotations", []) if not one.get("was_cancelled")]
