@@ -41,6 +41,8 @@ def test_a_suspicion_is_what_the_best_guess_has_over_the_transcript():
         best = max(p, key=p.get)
         ratio = math.log(p[best]) - math.log(p[tuple(alphabet.encode(text))])
         assert row.suspicion == pytest.approx(ratio / (len(text) + 1), abs=1e-5)
+        loss = -math.log(p[tuple(alphabet.encode(text))])
+        assert row.loss == pytest.approx(loss / (len(text) + 1), abs=1e-5)
         assert row.guess == alphabet.decode(list(best)) and row.suspicion >= -1e-6
 
 
@@ -48,6 +50,21 @@ def test_precision_by_hand():
     assert average_precision(list("abcd"), {"a", "c"}) == pytest.approx((1 + 2 / 3) / 2)
     assert average_precision(list("abcd"), {"d"}) == 0.25
     assert math.isnan(average_precision(list("abcd"), set()))
+
+
+def test_how_well_they_are_found_by_hand():
+    table = pd.DataFrame({"utt_id": [f"u{i:02}" for i in range(20)], "loss": range(20)})
+    table["suspicion"] = 20.0 - table["loss"]
+    found = audit.how_well(table, {"u00", "u03"}).set_index("by")
+    assert found.loc["suspicion", "average_precision"] == pytest.approx((1 + 2 / 4) / 2)
+    assert found.loc["loss", "average_precision"] == pytest.approx((1 / 17 + 2 / 20) / 2)
+    assert list(found.loc["suspicion"][["found_in_5", "found_in_10", "found_in_20"]]) == [
+        50,
+        50,
+        100,
+    ]
+    assert list(found.loc["loss"][["found_in_5", "found_in_20"]]) == [0, 50]
+    assert (found["swapped"] == 2).all() and (found["transcripts"] == 20).all()
 
 
 def test_a_fold_is_an_ids_alone():

@@ -11,11 +11,15 @@ suspicious is how much worse it fits than the recogniser's own best guess does,
 a log likelihood ratio for each of its U labels and its end: where the recogniser is unsure of
 everything, the second term is large, too, and little is left. Values are nats; none is negative but
 for what the beam has missed.
+
+The embedded corpus's transcripts are right. There some are exchanged first, and ``audit.csv`` in
+``results/<run>`` says how well they are found.
 """
 
 from __future__ import annotations
 
 import math
+import time
 import zlib
 from pathlib import Path
 
@@ -32,6 +36,7 @@ from .speech.text import unusable
 from .training import fit
 from .workshop.config import ROOT, Settings
 from .workshop.errors import UserError
+from .workshop.provenance import publish
 from .workshop.steps import Step, in_parallel
 from .workshop.store import Checkpoint, read_csv, write_csv
 from .yours import TRANSCRIBED, mine
@@ -59,7 +64,7 @@ def fold_of(utt_id: str) -> int:
 
 def judged(settings: Settings, fold: int, texts: tuple, seed: int) -> Step:
     """One fold's transcripts (``texts`` as in :func:`labelled`), by a model that was trained on the
-    others. Folder: ``judged.csv`` (``utt_id, suspicion, guess``)."""
+    others. Folder: ``judged.csv``, see :func:`suspicions`."""
     config = settings.training
 
     def compute(folder: Path) -> dict:
@@ -81,7 +86,8 @@ def judged(settings: Settings, fold: int, texts: tuple, seed: int) -> Step:
 
 @torch.no_grad()
 def suspicions(model, data: corpus.Corpus, rows: pd.DataFrame) -> pd.DataFrame:
-    """``utt_id, suspicion, guess`` of some transcripts, see above."""
+    """``utt_id, suspicion, loss, guess`` of some transcripts, see above; ``loss`` is the first term
+    alone."""
     model.eval()
     device, found = next(model.parameters()).device, []
     for batch in data.store.batches(rows, 32, data.alphabet.encode):
@@ -89,10 +95,11 @@ def suspicions(model, data: corpus.Corpus, rows: pd.DataFrame) -> pd.DataFrame:
         log_probs = posteriors(model(batch.features), batch)
         losses, best = ctc_losses(log_probs, batch.labels), n_best(log_probs, k=1, beam=40)
         for b, utt_id in enumerate(batch.utt_ids):
-            ratio = losses[b].item() + best.log_p[b, 0].item()
+            loss, tokens = losses[b].item(), len(batch.labels[b]) + 1
+            ratio = loss + best.log_p[b, 0].item()
             guess = data.alphabet.decode(best.labeling(b, 0))
-            found.append((utt_id, ratio / (len(batch.labels[b]) + 1), guess))
-    return pd.DataFrame(found, columns=["utt_id", "suspicion", "guess"])
+            found.append((utt_id, ratio / tokens, loss / tokens, guess))
+    return pd.DataFrame(found, columns=["utt_id", "suspicion", "loss", "guess"])
 
 
 def suspicious(settings: Settings, texts: tuple = ()) -> pd.DataFrame:
@@ -112,11 +119,21 @@ def suspicious(settings: Settings, texts: tuple = ()) -> pd.DataFrame:
 
 def write(settings: Settings) -> tuple[pd.DataFrame, Path]:
     """:func:`suspicious`, and ``build/<run>/suspicious.csv`` of it. Of recordings of your own all
-    that is transcribed is looked at, what was brought by ``make learn``, too."""
-    table = suspicious(settings if settings.corpus in TRANSCRIBED else mine(settings))
+    that is transcribed is looked at, what was brought by ``make learn``, too; of the embedded
+    corpus what :func:`swapped` has exchanged is looked for."""
+    begun, texts, wrong = time.perf_counter(), (), set()
+    if settings.corpus == "synthetic":
+        texts, wrong = swapped(settings)
+    own = settings if settings.corpus in TRANSCRIBED else mine(settings)
+    table = suspicious(own, texts)
     path = ROOT / "build" / settings.run / "suspicious.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, table[[name for name in COLUMNS if name in table]])
+    if wrong:
+        folders = [judged(own, fold, texts, SEED).folder() for fold in range(FOLDS)]
+        found = how_well(table, wrong)
+        publish(settings, {"audit": found}, "provenance_audit", folders, begun)
+        print(found.round(2).to_string(index=False))
     return table, path
 
 
@@ -142,3 +159,23 @@ def average_precision(ranked: list[str], wrong: set) -> float:
     if not hits:
         return math.nan
     return sum(found / place for found, place in enumerate(hits, start=1)) / len(hits)
+
+
+FIRST = (5, 10, 20)  # percent of the list
+
+
+def how_well(table: pd.DataFrame, wrong: set) -> pd.DataFrame:
+    """How well :func:`suspicious` finds the ``wrong`` ones, and how well the loss alone does: a row
+    for each (``by``) with ``transcripts, swapped, average_precision``, and the percentage of the
+    wrong ones that is ``found_in_5`` percent of the list, in 10 and in 20."""
+    rows = []
+    for by in ("suspicion", "loss"):
+        ranked = list(table.sort_values([by, "utt_id"], ascending=[False, True])["utt_id"])
+        rows.append({
+            "by": by, "transcripts": len(ranked), "swapped": len(wrong),
+            "average_precision": average_precision(ranked, wrong),
+        })  # fmt: skip
+        for percent in FIRST:
+            first = ranked[: math.ceil(percent * len(ranked) / 100)]
+            rows[-1][f"found_in_{percent}"] = 100 * len(wrong & set(first)) / len(wrong)
+    return pd.DataFrame(rows)

@@ -207,6 +207,7 @@ RUNS = (  # folder, system's provenance, what, made by, tables
     ("kaldi-recorded", "", "… on read sentences",
      "make figures PRESET=recorded CORPUS=kaldi DATA=…",
      "table1.md error_curves.csv comparisons.csv scores.csv"),
+    (MAIN, "_audit", "suspicious transcripts", "make audit", "audit.csv"),
     (MAIN, "_loss_prediction", "loss prediction", "make loss-prediction",
      "lp_curves.csv lp_variants.csv lp_predictions.csv lp_scores.csv"),
     (MAIN, "_pseudo_labels", "pseudo-labels", "make pseudo-labels",
@@ -327,6 +328,22 @@ def profile() -> str:
     return markdown(["", "", ""], shown)
 
 
+def audit() -> str:
+    """How well transcripts that are not theirs are found among those of the main run."""
+    found = table(MAIN, "audit").set_index("by")
+    own, loss = found.loc["suspicion"], found.loc["loss"]
+    share = 100 * own["swapped"] / own["transcripts"]
+    percents = [name.removeprefix("found_in_") for name in found if name.startswith("found_in_")]
+    heard = listed(f"{own[f'found_in_{p}']:.0f} % in the first {p} %" for p in percents)
+    return (
+        f"Of {own['transcripts']:.0f} transcripts {own['swapped']:.0f} ({share:.0f} %) were "
+        f"exchanged. The list finds them with an average precision of "
+        f"{own['average_precision']:.2f} (a list in random order: {share / 100:.2f}): {heard} of "
+        f"it. By the loss a label alone, without the recogniser's own best guess held against it, "
+        f"it is {loss['average_precision']:.2f}."
+    )
+
+
 def tried() -> str:
     """What was tried to be faster, with what came of it, kept or not."""
     found = pd.read_csv(ROOT / "benchmarks" / "tried.csv", dtype=str, keep_default_na=False)
@@ -353,7 +370,7 @@ def sizes() -> str:
 
 PASSAGES = {
     "runs": runs, "digits": digits, "recorded": recorded, "speed": speed, "profile": profile,
-    "tried": tried, "sizes": sizes,
+    "tried": tried, "sizes": sizes, "audit": audit,
 }  # fmt: skip
 FILES = ("README.md", "results/README.md", "benchmarks/README.md")
 PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
