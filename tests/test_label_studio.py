@@ -92,7 +92,7 @@ with sync_playwright() as p:
     for name, text in zip(("email", "password"), who):
         page.fill(f"input[name={name}]", text)
     page.click("button[type=submit]")
-    page.wait_for_url("**/projects*", wait_until="domcontentloaded")
+    page.wait_for_url(lambda now: "login" not in now, wait_until="domcontentloaded")
     page.goto(f"{url}{task}", wait_until="domcontentloaded")
     page.wait_for_selector("text=Submit")
     page.wait_for_function("document.querySelector('canvas') || "

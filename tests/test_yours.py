@@ -186,6 +186,19 @@ def test_without_transcripts_and_recogniser_the_line_says_what_to_do(home):
     assert "PRESET=recorded" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("labelled", [30, 12])
+def test_a_check_says_how_much_is_transcribed(home, labelled):
+    """Where most is not, the splits are those of a query: what has no transcript is the pool."""
+    record(home / "mine", labelled=labelled)
+    done = call(home, "check")
+    assert done.returncode == 0, done.stderr
+    *report, last = done.stdout.splitlines()
+    assert last.startswith(f"{labelled} utterances, ") and "min, with a transcript" in last
+    assert f"{48 - labelled} utterances, " in last and "without a transcript" in last
+    told = "\n".join(report)
+    assert ("no transcript" in told) == (labelled == 30) and f"{48 - labelled}" in told
+
+
 # ---------------------------------------------------------------- what cannot be
 
 

@@ -119,10 +119,13 @@ def main() -> int:
             print(work.power(settings))
         elif options.command == "notebook":
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
+        elif options.command == "check":
+            from .yours import looked_at
+
+            print(looked_at(settings, work.check))
         else:
             print(work.check(settings), flush=True)
-            if options.command == "run":
-                print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
+            print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
     except KeyboardInterrupt:
         return _interrupted()

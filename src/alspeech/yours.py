@@ -32,6 +32,7 @@ from .selection import SELECTIONS, nearest, selection_options
 from .speech import corpus, readers, transcripts
 from .speech.features import FeatureStore
 from .speech.lists import write_lists
+from .speech.manifests import read_manifest
 from .stopping import Curve, curve
 from .workshop.config import EVEN, LABELLED, ROOT, SPLITS, QueryConfig, Settings, load_settings
 from .workshop.errors import UserError, cut
@@ -94,7 +95,7 @@ def recogniser(settings: Settings) -> tuple[Step, object]:
 
 def minutes(settings: Settings) -> str:
     """How much there is with and without a transcript, in words."""
-    manifest = corpus.prepare(settings).manifest
+    manifest = read_manifest(corpus.corpus(settings).folder() / "manifest.jsonl")
     silent = manifest["split"] == "pool"
     typed = len(transcripts.typed(settings))
     told = [
@@ -102,6 +103,21 @@ def minutes(settings: Settings) -> str:
         for what, part in (("with", manifest[~silent]), ("without", manifest[silent]))
     ]
     return f"{told[0]} ({typed} of them brought by make learn); {told[1]}"
+
+
+def looked_at(settings: Settings, check) -> str:
+    """What ``check`` (a system's, of settings) says of a corpus; where some of it has no
+    transcript, how many minutes that is, too. Where most has none, no system can use it as it is:
+    then what is said is what ``make query`` sees."""
+    if settings.corpus in TRANSCRIBED:
+        return check(settings)
+    rows = readers.read(settings.corpus, settings.data, settings.build.outside).rows
+    silent = rows["text"].str.strip() == ""
+    if not silent.any():
+        return check(settings)
+    own = mine(settings)
+    told = check(settings) if 2 * silent.sum() <= len(rows) else corpus.check(own)
+    return f"{told}\n{minutes(own)}: make query says which are worth one"
 
 
 # ---------------------------------------------------------------- budgets
