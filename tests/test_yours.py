@@ -325,6 +325,18 @@ def test_label_studio_gets_the_audio_the_guess_and_an_id_that_comes_back(asked, 
     assert rate == 16000 and 'name="transcription"' in paths[3].read_text()
 
 
+def test_a_list_that_is_too_large_for_label_studio_is_several_files(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("alspeech.speech.lists.LARGEST", 50_000)
+    paths = write_lists(tmp_path, asked, "label-studio")
+    assert [path.name for path in paths[2:]] == [
+        "to_transcribe.label-studio.json", "label-studio.xml", "to_transcribe.label-studio-2.json"
+    ]  # fmt: skip
+    ids = [[task["data"]["utt_id"] for task in json.loads(paths[n].read_text())] for n in (2, 4)]
+    assert ids == [["x 1", "x2"], ["y"]]
+    write_lists(tmp_path, asked[:1], "label-studio")
+    assert not paths[4].exists()
+
+
 def test_clips_are_cut_out_where_a_format_needs_files(asked, tmp_path):
     (folder,) = write_lists(tmp_path / "out", asked, "audiofolder")[2:]
     with open(folder / "metadata.csv", newline="") as file:

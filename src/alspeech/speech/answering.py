@@ -154,14 +154,14 @@ class Transcriber(Asker):
     unintelligible will not be. ``make learn`` reads the file."""
 
     FIELDS, OTHERS = ("utt_id", "text"), True
+    now: dict[str, str] = {}  # the answers, and as they were before the last change
 
     def reason(self, clip: str, text: str) -> str:
         written = isinstance(text, str) and text.strip()
         return "" if written else f"'{cut(clip)}': write what is said, or press {UNINTELLIGIBLE}"
 
     def changed(self) -> None:
-        self.before = getattr(self, "now", self.answers)  # before the last change
-        self.now = dict(self.answers)
+        self.before, self.now = self.now, dict(self.answers)
 
     def transcripts(self) -> dict[str, str]:
         """What was written so far, by ``utt_id``: what was skipped is not there."""

@@ -69,24 +69,36 @@ def clip(row: dict) -> bytes:
     return file.getvalue()
 
 
+LARGEST = 200_000_000  # bytes of a file: Label Studio takes 250 MB at once
+
+
 def _label_studio(folder: Path, rows: pd.DataFrame) -> list[Path]:
-    """Tasks that hold their audio, so that nothing needs to be served; scores as Label Studio
-    orders them, lowest first."""
-    tasks = []
+    """Tasks that hold their audio, so that nothing needs to be served, in as many files as it
+    takes; scores as Label Studio orders them, lowest first."""
+    parts, size = [[]], 0
     for row in rows.to_dict("records"):
         audio = PLAYABLE + base64.b64encode(clip(row)).decode()
         guess = {"from_name": "transcription", "to_name": "audio", "type": "textarea",
                  "value": {"text": [row["guess"]]}}  # fmt: skip
         told = {x: row[x] for x in ("utt_id", "rank", "why", "duration")}
         guesses = [guess] if row["guess"] else []  # an empty one would be taken for a transcript
-        tasks.append({
+        task = json.dumps({
             "data": {"audio": audio, **told},
             "predictions": [{"score": row["rank"] / (len(rows) + 1), "result": guesses}],
-        })  # fmt: skip
-    paths = [folder / "to_transcribe.label-studio.json", folder / "label-studio.xml"]
-    write_bytes(paths[0], json.dumps(tasks, ensure_ascii=False, indent=1).encode())
-    write_bytes(paths[1], CONFIG.encode())
-    return paths
+        }, ensure_ascii=False).encode()  # fmt: skip
+        if parts[-1] and size + len(task) > LARGEST:
+            parts.append([])
+            size = 0
+        parts[-1].append(task)
+        size += len(task)
+    name, config = "to_transcribe.label-studio", folder / "label-studio.xml"
+    for old in folder.glob(f"{name}-*.json"):  # of a longer list
+        old.unlink()
+    paths = [folder / f"{name}{f'-{n}' if n > 1 else ''}.json" for n in range(1, len(parts) + 1)]
+    for path, part in zip(paths, parts, strict=True):
+        write_bytes(path, b"[\n" + b",\n".join(part) + b"\n]\n")
+    write_bytes(config, CONFIG.encode())
+    return [paths[0], config, *paths[1:]]
 
 
 def _fresh(folder: Path, name: str) -> tuple[Path, Path]:
