@@ -11,10 +11,10 @@ from measure import K, laptop, row
 
 from alspeech.ctc import ctc_losses
 from alspeech.decoding import n_best
+from alspeech.field.pretrained import LETTERS, ConformerCTC, Wave
+from alspeech.field.recognisers import Recogniser
 from alspeech.gradients import Tape, expected_gradient_length
 from alspeech.model import count_parameters
-from alspeech.pretrained import LETTERS, ConformerCTC, Wave
-from alspeech.recognisers import Recogniser
 from alspeech.speech.features import Batch
 from alspeech.statistics import spearman
 from alspeech.training import fit

@@ -11,8 +11,9 @@ import torch
 from test_decoding import all_labelings
 from test_theory import Store
 
-from alspeech import audit, training
-from alspeech.audit import FOLDS, average_precision, fold_of, suspicions, swapped
+from alspeech import training
+from alspeech.field import audit
+from alspeech.field.audit import FOLDS, average_precision, fold_of, suspicions, swapped
 from alspeech.speech.features import Batch
 from alspeech.speech.text import Alphabet
 

@@ -12,10 +12,10 @@ import pytest
 from companion import tone
 from test_yours import PRESET, record
 
-from alspeech import loop, stopping, yours
+from alspeech.field import loop, stopping, yours
+from alspeech.field.stopping import Curve, expected_gain
 from alspeech.speech import corpus, readers, transcripts
 from alspeech.speech.answering import NOTHING_HEARD, SKIP, Transcriber
-from alspeech.stopping import Curve, expected_gain
 from alspeech.workshop import config, steps
 from alspeech.workshop.config import load_settings
 from alspeech.workshop.errors import UserError

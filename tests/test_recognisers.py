@@ -17,15 +17,16 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from alspeech import elsewhere, experiment, pretrained, recognisers, yours
+from alspeech import experiment
 from alspeech.acquisition import ACQUISITIONS, IN_TURN, ORACLES, egl
 from alspeech.ctc import ctc_losses
 from alspeech.decoding import n_best
 from alspeech.embeddings import embed
+from alspeech.field import elsewhere, pretrained, recognisers, yours
+from alspeech.field.pretrained import LETTERS, ConformerCTC, Wave
+from alspeech.field.recognisers import Recogniser, read_weights
 from alspeech.gradients import Tape, expected_gradient_length
-from alspeech.pretrained import LETTERS, ConformerCTC, Wave
 from alspeech.querying import rank, score_options
-from alspeech.recognisers import Recogniser, read_weights
 from alspeech.speech import corpus
 from alspeech.speech.features import Batch
 from alspeech.workshop import config, steps
@@ -459,8 +460,9 @@ BAD = [  # what stands in theirs.py, what the preset says beside it, what is tol
     (TINY, "recogniser: theirs:build()\n", "recogniser is theirs:build"),
     (TINY, "recogniser: nowhere:build\n", "nowhere:build: it cannot be imported: ModuleNotFound"),
     (TINY, "recogniser: ''\nweights: w.pt\n", "weights are read by a recogniser"),
-    (TINY, "recogniser: alspeech.pretrained:wavlm_base\n", "wavlm_base: needs weights"),
-    (TINY, "recogniser: alspeech.pretrained:wavlm_base\nweights: evil.pt\n", "evil.pt: refused"),
+    (TINY, "recogniser: alspeech.field.pretrained:wavlm_base\n", "wavlm_base: needs weights"),
+    (TINY, "recogniser: alspeech.field.pretrained:wavlm_base\nweights: evil.pt\n",
+     "evil.pt: refused"),
 ]  # fmt: skip
 
 

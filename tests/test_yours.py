@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from conftest import REPOSITORY, alspeech
 
-from alspeech import yours
+from alspeech.field import yours
 from alspeech.speech import transcripts
 from alspeech.speech.lists import write_lists
 from alspeech.workshop.config import load_settings

@@ -76,14 +76,14 @@ def main() -> int:
         "findings": "sisters.findings",
         "power": "lessons",
         "notebook": "workshop.notebooks",
-        "query": "yours",
-        "learn": "yours",
-        "audit": "audit",
+        "query": "field.yours",
+        "learn": "field.yours",
+        "audit": "field.audit",
         "course": "course.labs",
         "leaderboard": "course.board",
     }
     if settings and settings.recogniser:
-        modules["check"] = "yours"
+        modules["check"] = "field.yours"
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
     signal.signal(signal.SIGINT, _interrupt)
@@ -120,7 +120,7 @@ def main() -> int:
         elif options.command == "notebook":
             print(f"executed {work.execute(options.notebook, settings).relative_to(ROOT)}")
         elif options.command == "check":
-            from .yours import looked_at
+            from .field.yours import looked_at
 
             print(looked_at(settings, work.check))
         else:

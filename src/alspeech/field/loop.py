@@ -15,13 +15,13 @@ from dataclasses import replace
 
 import pandas as pd
 
+from ..speech import corpus
+from ..speech.answering import NOTHING_HEARD, Transcriber
+from ..speech.transcripts import kept, pending
+from ..workshop.config import ROOT, Settings
+from ..workshop.store import write_text
 from . import yours
-from .speech import corpus
-from .speech.answering import NOTHING_HEARD, Transcriber
-from .speech.transcripts import kept, pending
 from .stopping import Curve
-from .workshop.config import ROOT, Settings
-from .workshop.store import write_text
 
 
 def hidden(settings: Settings, anew: bool = False) -> tuple[Settings, dict[str, str]]:

@@ -22,23 +22,23 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..acquisition import ORACLES, check_strategies, posteriors
+from ..decoding import n_best
+from ..embeddings import Candidates
+from ..experiment import as_read, base_model, first_pass, load_base, read_scores
+from ..querying import rank
+from ..selection import SELECTIONS, nearest, selection_options
+from ..speech import corpus, readers, transcripts
+from ..speech.features import FeatureStore
+from ..speech.lists import write_lists
+from ..speech.manifests import read_manifest
+from ..workshop.config import EVEN, LABELLED, ROOT, SPLITS, QueryConfig, Settings, load_settings
+from ..workshop.errors import UserError, cut
+from ..workshop.steps import Step, in_parallel
+from ..workshop.store import read_csv, write_csv
+from ..workshop.values import checked
 from . import elsewhere
-from .acquisition import ORACLES, check_strategies, posteriors
-from .decoding import n_best
-from .embeddings import Candidates
-from .experiment import as_read, base_model, first_pass, load_base, read_scores
-from .querying import rank
-from .selection import SELECTIONS, nearest, selection_options
-from .speech import corpus, readers, transcripts
-from .speech.features import FeatureStore
-from .speech.lists import write_lists
-from .speech.manifests import read_manifest
 from .stopping import Curve, curve
-from .workshop.config import EVEN, LABELLED, ROOT, SPLITS, QueryConfig, Settings, load_settings
-from .workshop.errors import UserError, cut
-from .workshop.steps import Step, in_parallel
-from .workshop.store import read_csv, write_csv
-from .workshop.values import checked
 
 SEED, SMALL = 0, 4000  # one recogniser; as many are ranked at least
 # the shares of what has a transcript, as sizes that no corpus reaches

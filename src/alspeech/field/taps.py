@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.utils import parametrize
 
-from .backward import RULES
+from ..backward import RULES
 
 AGREE = 1e-3  # a rule and autograd, relative, in single precision
 # layers whose gradients by autograd are as cheap as by any rule

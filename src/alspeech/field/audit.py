@@ -27,18 +27,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .acquisition import posteriors
-from .ctc import ctc_losses
-from .decoding import n_best
-from .experiment import base_model, new_model
-from .speech import corpus
-from .speech.text import unusable
-from .training import fit
-from .workshop.config import ROOT, Settings
-from .workshop.errors import UserError
-from .workshop.provenance import publish
-from .workshop.steps import Step, in_parallel
-from .workshop.store import Checkpoint, read_csv, write_csv
+from ..acquisition import posteriors
+from ..ctc import ctc_losses
+from ..decoding import n_best
+from ..experiment import base_model, new_model
+from ..speech import corpus
+from ..speech.text import unusable
+from ..training import fit
+from ..workshop.config import ROOT, Settings
+from ..workshop.errors import UserError
+from ..workshop.provenance import publish
+from ..workshop.steps import Step, in_parallel
+from ..workshop.store import Checkpoint, read_csv, write_csv
 from .yours import TRANSCRIBED, mine
 
 FOLDS, SEED = 3, 0

@@ -40,13 +40,13 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from .devices import device
-from .speech.features import Batch, FeatureExtractor, FeatureStore, input_frames
-from .speech.manifests import read_audio
-from .speech.text import Alphabet
+from ..devices import device
+from ..speech.features import Batch, FeatureExtractor, FeatureStore, input_frames
+from ..speech.manifests import read_audio
+from ..speech.text import Alphabet
+from ..workshop.config import ROOT, ModelConfig, Settings
+from ..workshop.errors import UserError, cut, cut_path
 from .taps import Body, is_matrix, positions
-from .workshop.config import ROOT, ModelConfig, Settings
-from .workshop.errors import UserError, cut, cut_path
 
 FEATURES = ("samples", "log-mel")
 

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import experiment, recognisers
-from .model import count_parameters
-from .querying import rank, score, score_options
-from .speech import corpus, readers, transcripts
-from .workshop.config import ROOT, Settings
-from .workshop.errors import UserError, cut
-from .workshop.steps import Step
-from .workshop.store import Checkpoint, write_bytes, write_json
+from .. import experiment
+from ..model import count_parameters
+from ..querying import rank, score, score_options
+from ..speech import corpus, readers, transcripts
+from ..workshop.config import ROOT, Settings
+from ..workshop.errors import UserError, cut
+from ..workshop.steps import Step
+from ..workshop.store import Checkpoint, write_bytes, write_json
+from . import recognisers
 
 LARGE = 20_000_000  # parameters, of a recogniser that takes seconds for an utterance's full EGL
 EGL = ("egl", "egl_renormalised")

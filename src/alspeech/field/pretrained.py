@@ -19,8 +19,8 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+from ..workshop.errors import UserError, cut, cut_path
 from .recognisers import read_weights
-from .workshop.errors import UserError, cut, cut_path
 
 # as the recognisers that fairseq fine-tuned on LibriSpeech have it (torchaudio's bundles, too)
 LETTERS = ("", *"|ETAONIHSRDLUMWCFGYPBVK'XJQZ")

@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .devices import device
-from .metrics import evaluate
-from .model import DeepSpeech2
-from .speech import corpus
-from .workshop.config import ROOT, Settings
-from .workshop.steps import Step, in_parallel
-from .workshop.store import read_csv, write_csv
+from ..devices import device
+from ..metrics import evaluate
+from ..model import DeepSpeech2
+from ..speech import corpus
+from ..workshop.config import ROOT, Settings
+from ..workshop.steps import Step, in_parallel
+from ..workshop.store import read_csv, write_csv
 
 MORE = 10.0  # minutes
 
