@@ -9,6 +9,8 @@ never computed twice. A killed run goes on from the last checkpoint of what it w
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ import pandas as pd
 import torch
 
 from . import embeddings, tables
-from .acquisition import check_strategies, uniform
+from .acquisition import IN_TURN, ORACLES, check_strategies, uniform
 from .claims import claims
 from .devices import device
 from .model import DeepSpeech2
@@ -105,9 +107,11 @@ def pool_scores(
     settings: Settings, strategy: str, seed: int, model: Step | None = None, load=load_base
 ) -> Step:
     """One strategy's scores of the pool by a seed's base model, or by the ``model`` that ``load``
-    (of settings and seed) loads. Folder: ``scores.csv``."""
+    (of settings and seed) loads. Folder: ``scores.csv``; its bytes do not depend on ``shards``."""
     if strategy in SELECTIONS:
         return _selected(settings, strategy, seed, model, load)
+    if in_shards(settings, strategy):
+        return _merged(settings, strategy, seed, model, load)
     options = score_options(settings, strategy, seed)
 
     def compute(folder: Path) -> dict:
@@ -123,6 +127,88 @@ def pool_scores(
         f"scores-{strategy}-seed{seed}", compute, after=_asked(settings, seed, model),
         given=options,
     )  # fmt: skip
+
+
+def in_shards(settings: Settings, strategy: str) -> bool:
+    """Is the pool scored in shards? Not by what looks at all of it, or at its transcripts."""
+    return settings.shards > 1 and strategy not in (*SELECTIONS, *IN_TURN, *ORACLES)
+
+
+BATCH = 32  # utterances that are scored together
+
+
+def shards_of(store, pool: pd.DataFrame, count: int) -> np.ndarray:
+    """The shard, 0 … ``count`` − 1, of every utterance [N]: the one that a hash of an id names.
+
+    It is the first id of its batch: who shares a batch in the whole pool shares a shard, and is in
+    its shard's batches as in the pool's (array_split again). So a score has the same bits in any
+    number of shards, also where a batch's size decides how a matrix product is rounded.
+    """
+    found, ids = np.empty(len(pool), int), pool["utt_id"].to_numpy()
+    for index in store.groups(pool, BATCH):
+        found[index] = int(hashlib.sha256(ids[index[0]].encode()).hexdigest()[:12], 16) % count
+    return found
+
+
+def shard(
+    settings: Settings, strategy: str, number: int, seed: int, model: Step | None = None,
+    load=load_base,
+) -> Step:  # fmt: skip
+    """:func:`pool_scores` of one of ``settings.shards`` parts of the pool. Folder: as there."""
+    options, count = score_options(settings, strategy, seed), settings.shards
+
+    def compute(folder: Path) -> dict:
+        data, scorer = corpus.prepare(settings), load(settings, seed)
+        pool = data.split("pool")
+        part = pool[shards_of(data.store, pool, count) == number]
+        scores = score(scorer, data.store, part, strategy, BATCH, Checkpoint(folder), **options)
+        scores.to_csv(folder / "scores.csv")
+        return {"utterances": len(scores)}
+
+    return Step(
+        f"scores-{strategy}-seed{seed}-shard{number}of{count}", compute,
+        after=_asked(settings, seed, model), given=options,
+    )  # fmt: skip
+
+
+def _merged(settings: Settings, strategy: str, seed: int, *model) -> Step:
+    """As :func:`pool_scores`, of all shards."""
+    parts = [shard(settings, strategy, n, seed, *model) for n in range(settings.shards)]
+    spoken = corpus.corpus(settings)
+
+    def compute(folder: Path) -> dict:
+        ids = pool_ids(spoken.folder())
+        scores = joined([part.folder() / "scores.csv" for part in parts], ids)
+        scores.to_csv(folder / "scores.csv")
+        return {"utterances": len(scores)}
+
+    return Step(f"scores-{strategy}-seed{seed}", compute, after=(*parts, spoken))
+
+
+def pool_ids(folder: Path) -> list[str]:
+    """The pool's ids in a corpus's folder, in order: a line at a time, however many there are."""
+    with open(folder / "manifest.jsonl", encoding="utf-8") as lines:
+        rows = map(json.loads, lines)
+        return [row["utt_id"] for row in rows if row["split"] == "pool"]
+
+
+def joined(files: list[Path], ids: list[str]) -> pd.Series:
+    """The scores in some files, digit for digit (strings), in the order of ``ids``. Raises
+    ``UserError`` naming a file that is cut short, or where they are not of these ids, each once."""
+    parts = []
+    for path in files:
+        part = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="utt_id").iloc[:, 0]
+        count = json.loads((path.parent / "metrics.json").read_text())["utterances"]
+        if len(part) != count:
+            raise UserError(f"{path} has {len(part)} scores of {count}: the shard was cut short: "
+                            f"remove {path.parent.name} and run again")  # fmt: skip
+        parts.append(part)
+    found = pd.concat(parts)
+    if not found.index.is_unique or len(found) != len(ids) or not found.index.isin(ids).all():
+        raise UserError(f"{files[0].parent.name} and the other shards have {len(found)} scores, "
+                        f"and not one for each of the pool's {len(ids)} utterances: remove these "
+                        "folders and run again")  # fmt: skip
+    return found.reindex(ids).rename_axis("utt_id")
 
 
 def _asked(settings: Settings, seed: int, model: Step | None) -> tuple[Step, ...]:
@@ -288,9 +374,9 @@ def base_models(settings: Settings) -> list[Path]:
 
 def computing(settings: Settings, what: str, *which) -> Step:
     """One of the steps that come before cells."""
-    return {"base model": base_model, "first pass": first_pass, "scores": pool_scores}[what](
-        settings, *which
-    )
+    return {
+        "base model": base_model, "first pass": first_pass, "shard": shard, "scores": pool_scores
+    }[what](settings, *which)  # fmt: skip
 
 
 def all_scores(settings: Settings) -> dict[tuple, Path]:
@@ -299,6 +385,8 @@ def all_scores(settings: Settings) -> dict[tuple, Path]:
     batches = [name for name in settings.strategies if name in SELECTIONS]
     others = [name for name in settings.strategies if name not in SELECTIONS]
     whats = [("base model",), *(("first pass", split) for split in first_passes(settings))]
+    parts = [name for name in costly_first(settings, others) if in_shards(settings, name)]
+    whats += [("shard", name, n) for name in parts for n in range(settings.shards)]
     whats += [("scores", name) for name in [*costly_first(settings, others), *batches]]
     tasks = [(*what, seed) for what in whats for seed in range(settings.seeds)]
     folders = in_parallel(computing, settings, tasks, f"{settings.scenario}: models and scores")
