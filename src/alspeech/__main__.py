@@ -12,7 +12,8 @@ learn     keep the transcripts that came back, train with all that there are
 audit     transcripts that a recogniser which has not learned them does not believe
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
-130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
+130 after Ctrl-C, 75 where the work was left to a cluster (DETACH=1), and 1, with a traceback in
+build/<run>/error.log, where it is a mistake of ours.
 """
 
 import argparse
@@ -48,17 +49,26 @@ def main() -> int:
     parser.add_argument("--method", default="", help="of a query")
     parser.add_argument("--format", default="", help="of a query's list")
     parser.add_argument("--transcripts", default="", help="file of what came back")
+    parser.add_argument("--engine", default="", help="local, ray or slurm: where it is computed")
+    parser.add_argument("--device", default="", help="cpu, cuda or cuda:1; else what there is")
     options = parser.parse_args()
+    for word in ("engine", "device"):  # workers hear of it, and notebooks
+        if value := getattr(options, word):
+            os.environ[f"ALSPEECH_{word.upper()}"] = value
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
     signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
+    from .workshop import engines
     from .workshop.config import ROOT, load_settings, run_name
-    from .workshop.errors import UserError, explain
+    from .workshop.errors import Detached, UserError, explain
+    from .workshop.processes import use_device
 
     words = (options.preset, options.corpus, options.data, options.scenario, options.target)
     run = run_name(options.corpus, options.preset, *words[3:])
     log = ROOT / "build" / run / "error.log"
     try:  # a wrong word is told at once
+        use_device()
+        engines.chosen()
         settings = None if options.command in ("data", "findings") else load_settings(*words)
     except UserError as error:
         return explain(error, log)
@@ -101,6 +111,9 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
     except KeyboardInterrupt:
         return _interrupted()
+    except Detached as told:
+        print(told)
+        return 75  # try again later
     except Exception as error:
         return explain(error, log)
     return 0
