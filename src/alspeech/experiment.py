@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import embeddings, tables
+from . import embeddings, tables, together
 from .acquisition import IN_TURN, ORACLES, check_strategies, uniform
 from .claims import claims
 from .devices import device
@@ -63,7 +63,20 @@ def base_model(settings: Settings, seed: int) -> Step:
     return Step(
         f"base-seed{seed}", compute, after=(corpus.features(settings), *start),
         given={"model": settings.model, "training": _training(config, AFTER)},
+        together=functools.partial(together.spread, functools.partial(_base_part, settings, seed)),
     )  # fmt: skip
+
+
+def _base_part(settings: Settings, seed: int, folder: Path) -> dict:
+    """What :func:`base_model` computes, by one of several processes that share every batch."""
+    data, config = corpus.prepare(settings), settings.training
+    model = new_model(settings, seed)
+    metrics = train_and_test(
+        folder, data, model, data.split("base"), config, seed=seed,
+        updates=config.base_updates, rate=config.base_rate, objective=together.SharedLoss(),
+    )  # fmt: skip
+    write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
+    return metrics
 
 
 AFTER = ("updates", "rate", "refit")  # of the training section: what comes after a query

@@ -19,7 +19,7 @@ import joblib
 
 from .config import ROOT
 from .errors import AGAIN, Detached, UserError, cut, one_of
-from .processes import cores, interrupts_held, on_a_gpu, side_by_side
+from .processes import cores, interrupts_held, on_a_gpu, sharing, side_by_side
 from .store import write_text
 
 ENGINES = ("local", "ray", "slurm")
@@ -99,7 +99,7 @@ def extra(module: str, name: str):
 
 
 def _local(work, tasks: list[tuple]) -> Iterator[None]:
-    jobs = side_by_side() if on_a_gpu() else cores()
+    jobs = side_by_side() if on_a_gpu() else max(1, cores() // sharing())
     engine = joblib.Parallel(
         n_jobs=min(jobs, len(tasks)), return_as="generator_unordered", batch_size=1
     )
@@ -132,7 +132,7 @@ def _ray(work, tasks: list[tuple], names: list[str]) -> Iterator[None]:
     ray = extra("ray", "ray")
     _connect(ray)
     gpus = _gpus(ray.cluster_resources().get("GPU", 0))
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES)(_attempt)
+    task = ray.remote(num_cpus=sharing(), num_gpus=gpus, max_retries=TRIES)(_attempt)
     known = zip(tasks, names, strict=True)
     waiting = {task.options(name=name).remote(work, what): name for what, name in known}
     while waiting:
@@ -178,7 +178,9 @@ def _gpus(there: float) -> float:
         return 0
     if wanted and not there:
         raise UserError(f"DEVICE={wanted}: the Ray cluster has no GPU: leave DEVICE out")
-    return 1 / side_by_side() if there else 0
+    if there and sharing() > there:
+        raise UserError(f"PROCESSES={sharing()}, and the Ray cluster has {there:g} GPUs")
+    return (sharing() if sharing() > 1 else 1 / side_by_side()) if there else 0
 
 
 # ---------------------------------------------------------------- Slurm

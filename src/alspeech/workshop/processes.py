@@ -26,6 +26,11 @@ def side_by_side() -> int:
     return int(os.environ.get("ALSPEECH_JOBS") or 1)
 
 
+def sharing() -> int:
+    """Processes that share one training: one, or ``PROCESSES=`` (``ALSPEECH_PROCESSES``)."""
+    return int(os.environ.get("ALSPEECH_PROCESSES") or 1)
+
+
 def on_a_gpu() -> bool:
     """Is there a GPU that this process may use?"""
     import torch  # here: what looks only, needs none of it
