@@ -9,6 +9,7 @@ power     how many seeds a difference needs, from the tables of a run
 findings  write again what the READMEs say of the committed results
 query     of recordings without a transcript those that are worth one, as a list in build/<run>/
 learn     keep the transcripts that came back, train with all that there are
+plan      what a run will take: hours, memory and disk of every step, measured in a minute
 audit     transcripts that a recogniser which has not learned them does not believe
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
@@ -31,7 +32,9 @@ SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "aloe": "sisters.aloe",
 }
 
-COMMANDS = ("check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit")
+COMMANDS = (
+    "check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit", "plan",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -61,14 +64,14 @@ def main() -> int:
     from .workshop import engines
     from .workshop.config import ROOT, load_settings, run_name
     from .workshop.errors import Detached, UserError, explain
-    from .workshop.processes import use_device
+    from .workshop.processes import sharing, use_device
 
     words = (options.preset, options.corpus, options.data, options.scenario, options.target)
     run = run_name(options.corpus, options.preset, *words[3:])
     log = ROOT / "build" / run / "error.log"
     try:  # a wrong word is told at once
         use_device()
-        engines.chosen()
+        engines.chosen(), sharing()
         settings = None if options.command in ("data", "findings") else load_settings(*words)
     except UserError as error:
         return explain(error, log)
@@ -80,6 +83,7 @@ def main() -> int:
         "query": "yours",
         "learn": "yours",
         "audit": "audit",
+        "plan": "plan",
     }
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
@@ -100,6 +104,8 @@ def main() -> int:
             table, path = work.write(settings)
             shown = table[["suspicion", "utt_id", "text", "guess"]].head(10)
             print(f"{shown.to_string(index=False)}\nall {len(table)}: {path.relative_to(ROOT)}")
+        elif options.command == "plan":
+            print(work.told(settings))
         elif options.command == "power":
             print(work.power(settings))
         elif options.command == "notebook":

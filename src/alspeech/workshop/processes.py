@@ -27,8 +27,12 @@ def side_by_side() -> int:
 
 
 def sharing() -> int:
-    """Processes that share one training: one, or ``PROCESSES=`` (``ALSPEECH_PROCESSES``)."""
-    return int(os.environ.get("ALSPEECH_PROCESSES") or 1)
+    """Processes that share one training: one, or ``PROCESSES=`` (``ALSPEECH_PROCESSES``). Raises
+    ``UserError`` for what is no number of them."""
+    value = os.environ.get("ALSPEECH_PROCESSES") or "1"
+    if not value.isdigit() or int(value) < 1:
+        raise UserError(f"PROCESSES={cut(value)}: a number of processes, 1 or more")
+    return int(value)
 
 
 def on_a_gpu() -> bool:
