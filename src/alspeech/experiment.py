@@ -9,10 +9,10 @@ never computed twice. A killed run goes on from the last checkpoint of what it w
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,11 +27,12 @@ from .devices import device
 from .model import DeepSpeech2
 from .querying import ALL, BASE, affordable, costly_first, query, score, score_options
 from .selection import SELECTIONS, Candidates, as_scores, selection_options
+from .shards import BATCH, joined, pool_ids, shards_of
 from .speech import corpus, target
 from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
-from .training import load_weights, train_and_test
+from .training import fit, load_weights, train_and_test
 from .workshop.config import AIMS, EVEN, SPLITS, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
@@ -46,7 +47,7 @@ def base_model(settings: Settings, seed: int) -> Step:
     Folder: ``model.pt`` (weights), ``history.csv`` (training and validation loss), ``test.csv`` (a
     row a test utterance), ``metrics.json``.
     """
-    config = settings.training
+    config = training_of(settings)
     # the same seed's base model on the embedded corpus, whose weights it may begin with
     start = [base_model(_started(settings), seed)] if settings.start else []
 
@@ -69,7 +70,7 @@ def base_model(settings: Settings, seed: int) -> Step:
 
 def _base_part(settings: Settings, seed: int, folder: Path) -> dict:
     """What :func:`base_model` computes, by one of several processes that share every batch."""
-    data, config = corpus.prepare(settings), settings.training
+    data, config = corpus.prepare(settings), training_of(settings)
     model = new_model(settings, seed)
     metrics = train_and_test(
         folder, data, model, data.split("base"), config, seed=seed,
@@ -77,6 +78,37 @@ def _base_part(settings: Settings, seed: int, folder: Path) -> dict:
     )  # fmt: skip
     write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
     return metrics
+
+
+def tried(settings: Settings, rate: float, seed: int) -> Step:
+    """The beginning of a base training with one of ``settings.rates``. ``metrics.json`` has the
+    ``validation_loss`` that it comes to, in nats an utterance."""
+    config, updates = settings.training, settings.rate_updates
+
+    def compute(folder: Path) -> dict:
+        data, model = corpus.prepare(settings), new_model(settings, seed)
+        history = fit(
+            model, data.store, data.split("base"), data.split("validation"), data.alphabet, config,
+            updates=updates, rate=rate, seed=seed, measured=1, checkpoint=Checkpoint(folder),
+        )  # fmt: skip
+        return {"validation_loss": float(history["validation_loss"].iloc[-1])}
+
+    given = {"model": settings.model, "training": _training(config, (*AFTER, "base_updates")),
+             "rate": rate, "updates": updates}  # fmt: skip
+    return Step(f"rate-{rate:g}", compute, after=(corpus.features(settings),), given=given)
+
+
+def training_of(settings: Settings) -> TrainingConfig:
+    """The section ``training``; with ``rates``, ``base_rate`` is the one that comes to the lowest
+    validation loss, and ``rate`` keeps its proportion to it."""
+    config = settings.training
+    if not settings.rates:
+        return config
+    tasks = [(rate, 0) for rate in settings.rates]
+    folders = in_parallel(tried, settings, tasks, "learning rates")
+    losses = [json.loads((x / "metrics.json").read_text())["validation_loss"] for x in folders]
+    best = settings.rates[int(np.argmin(losses))]
+    return replace(config, base_rate=best, rate=config.rate * best / config.base_rate)
 
 
 AFTER = ("updates", "rate", "refit")  # of the training section: what comes after a query
@@ -147,22 +179,6 @@ def in_shards(settings: Settings, strategy: str) -> bool:
     return settings.shards > 1 and strategy not in (*SELECTIONS, *IN_TURN, *ORACLES)
 
 
-BATCH = 32  # utterances that are scored together
-
-
-def shards_of(store, pool: pd.DataFrame, count: int) -> np.ndarray:
-    """The shard, 0 … ``count`` − 1, of every utterance [N]: the one that a hash of an id names.
-
-    It is the first id of its batch: who shares a batch in the whole pool shares a shard, and is in
-    its shard's batches as in the pool's (array_split again). So a score has the same bits in any
-    number of shards, also where a batch's size decides how a matrix product is rounded.
-    """
-    found, ids = np.empty(len(pool), int), pool["utt_id"].to_numpy()
-    for index in store.groups(pool, BATCH):
-        found[index] = int(hashlib.sha256(ids[index[0]].encode()).hexdigest()[:12], 16) % count
-    return found
-
-
 def shard(
     settings: Settings, strategy: str, number: int, seed: int, model: Step | None = None,
     load=load_base,
@@ -196,32 +212,6 @@ def _merged(settings: Settings, strategy: str, seed: int, *model) -> Step:
         return {"utterances": len(scores)}
 
     return Step(f"scores-{strategy}-seed{seed}", compute, after=(*parts, spoken))
-
-
-def pool_ids(folder: Path) -> list[str]:
-    """The pool's ids in a corpus's folder, in order: a line at a time, however many there are."""
-    with open(folder / "manifest.jsonl", encoding="utf-8") as lines:
-        rows = map(json.loads, lines)
-        return [row["utt_id"] for row in rows if row["split"] == "pool"]
-
-
-def joined(files: list[Path], ids: list[str]) -> pd.Series:
-    """The scores in some files, digit for digit (strings), in the order of ``ids``. Raises
-    ``UserError`` naming a file that is cut short, or where they are not of these ids, each once."""
-    parts = []
-    for path in files:
-        part = pd.read_csv(path, dtype=str, keep_default_na=False, index_col="utt_id").iloc[:, 0]
-        count = json.loads((path.parent / "metrics.json").read_text())["utterances"]
-        if len(part) != count:
-            raise UserError(f"{path} has {len(part)} scores of {count}: the shard was cut short: "
-                            f"remove {path.parent.name} and run again")  # fmt: skip
-        parts.append(part)
-    found = pd.concat(parts)
-    if not found.index.is_unique or len(found) != len(ids) or not found.index.isin(ids).all():
-        raise UserError(f"{files[0].parent.name} and the other shards have {len(found)} scores, "
-                        f"and not one for each of the pool's {len(ids)} utterances: remove these "
-                        "folders and run again")  # fmt: skip
-    return found.reindex(ids).rename_axis("utt_id")
 
 
 def _asked(settings: Settings, seed: int, model: Step | None) -> tuple[Step, ...]:
@@ -348,7 +338,7 @@ def cell(settings: Settings, strategy: str, amount: float, seed: int) -> Step:
     ``base`` (nothing is queried) and ``all`` are the ends: all cells are trained for as many
     updates.
     """
-    base, config = base_model(settings, seed), settings.training
+    base, config = base_model(settings, seed), training_of(settings)
     chosen = sorted(queried(settings, strategy, amount, seed))
 
     def compute(folder: Path) -> dict:

@@ -151,10 +151,10 @@ def throughput(settings: Settings, frames: dict[str, int]) -> dict[str, float]:
     return found | {"features": (time.process_time() - begun) / 20}  # a second of audio
 
 
-def plan(settings: Settings) -> pd.DataFrame:
-    """A row a step: how many ``tasks``, ``hours`` of a core (or a GPU) each, ``memory`` and
-    ``disk`` in GiB, of each and of all."""
-    known, model = sizes(settings), settings.model
+def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFrame:
+    """A row a step of a corpus of :func:`sizes` ``known``: how many ``tasks``, ``hours`` of a core
+    (or a GPU) each, ``memory`` and ``disk`` in GiB, of each and of all."""
+    model = settings.model
     samples = {name: int(mean * model.sample_rate) for name, (_, mean) in known.items()}
     frames = {name: input_frames(model, count) for name, count in samples.items()}
     seconds = throughput(settings, frames)
@@ -168,16 +168,24 @@ def plan(settings: Settings) -> pd.DataFrame:
     training = 0.5 + 7 * base + config.batch * frames["base"] * _activations(settings) / gib
     scoring = 0.5 + base + 3 * 32 * frames["pool"] * _activations(settings) / gib
     total = sum(counts[name] * frames[name] for name in counts)
-    validated = counts["validation"] * seconds["test"] * 0.7  # forward passes alone
+    # a validation is forward passes and CTC, two thirds of what a test is (make bench, cell)
+    validated = counts["validation"] * seconds["test"] * 2 / 3
 
-    def trained(updates: int, measured: int) -> float:
-        tested = counts["test"] * seconds["test"] + measured * validated
-        return updates * config.batch * seconds["update"] + tested
+    def trained(updates: int, measured: int, tested: int = counts["test"]) -> float:
+        looked = tested * seconds["test"] + measured * validated
+        return updates * config.batch * seconds["update"] + looked
 
     after = config.updates + (config.base_updates if config.refit == "scratch" else 0)
     shards = settings.shards
     rows = [
         ("features", 1, audio * seconds["features"], 0.5, 2 * model.bins * total / gib),
+        (
+            "learning rates",
+            len(settings.rates),
+            trained(settings.rate_updates, 1, tested=0),
+            training,
+            0,
+        ),
         ("base models", seeds, trained(config.base_updates, 10), training, base),
     ]
     if passes := len(first_passes(settings)):
@@ -189,6 +197,7 @@ def plan(settings: Settings) -> pd.DataFrame:
     cells = len(grid(settings))
     rows.append(("cells", cells, trained(after, 1), training, 300 * counts["test"] / gib))
     table = pd.DataFrame(rows, columns=["step", "tasks", "hours", "memory", "disk"])
+    table = table[table["tasks"] > 0].reset_index(drop=True)
     table["hours"] /= 3600
     table["hours in all"] = table["tasks"] * table["hours"]
     table["disk in all"] = table["tasks"] * table["disk"]
@@ -216,9 +225,10 @@ def _activations(settings: Settings) -> float:
 def told(settings: Settings) -> str:
     """The plan as a person reads it."""
     begun = time.perf_counter()
-    table = plan(settings)
+    sized = sizes(settings)
+    table = plan(settings, sized)
     unit = torch.cuda.get_device_name() if on_a_gpu() else "one core of this machine"
-    known = ", ".join(f"{count} {name}" for name, (count, _) in sizes(settings).items())
+    known = ", ".join(f"{count} {name}" for name, (count, _) in sized.items())
     hours = table["hours in all"].sum()
     longest = table.groupby(table["step"].str.partition(":")[0], sort=False)["hours"].max().sum()
     total = {
