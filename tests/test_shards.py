@@ -194,16 +194,18 @@ def test_a_plan_is_a_line_through_what_was_measured(monkeypatch):
 
 def test_a_plan_has_every_step_and_the_number_of_cells(monkeypatch):
     settings = load_settings("paper", "librispeech")
-    costs = {"update": 2.0, "test": 0.5, "features": 0.001} | dict.fromkeys(
+    costs = {"update": 2.0, "test": 0.5, "features": 0.001, "prepared": 1e-5} | dict.fromkeys(
         settings.strategies, 1.0
     )
     monkeypatch.setattr(plan, "throughput", lambda *what: costs)
     monkeypatch.setattr(plan, "_activations", lambda settings: 1e5)
     table = plan.plan(settings, plan.sizes(settings)).set_index("step")
     assert table.loc["cells", "tasks"] == 3 * (4 * 4 + 2) == len(experiment.grid(settings))
-    assert table.loc["scores: egl", "hours in all"] == pytest.approx(3 * 252_692 / 3600)
+    prepared = 1e-5 * (28_539 + 252_692 + 2048 + 5240)
+    scored = 3 * (252_692 + 32 * prepared) / 3600
+    assert table.loc["scores: egl", "hours in all"] == pytest.approx(scored)
     assert table.loc["base models", "tasks"] == 3 and table.loc["learning rates", "tasks"] == 3
-    hours = (12_500 * 32 * 2.0 + 5240 * 0.5 + 10 * 2048 * 0.5 * 2 / 3) / 3600
+    hours = (12_500 * 32 * 2.0 + 5240 * 0.5 + 10 * 2048 * 0.5 * 2 / 3 + prepared) / 3600
     assert table.loc["base models", "hours"] == pytest.approx(hours)
     assert table.loc["base models", "memory"] > 2 and table["disk in all"].sum() > 30
     known = plan.sizes(settings)

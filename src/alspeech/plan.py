@@ -26,7 +26,7 @@ from .querying import score, score_options
 from .selection import SELECTIONS
 from .speech import corpus, synthesis
 from .speech.features import Batch, FeatureExtractor, group_by_length, input_frames
-from .speech.manifests import read_manifest
+from .speech.manifests import read_manifest, write_manifest
 from .speech.text import ENGLISH
 from .training import fit
 from .workshop.config import SPLITS, Settings
@@ -117,8 +117,9 @@ def _utterances(count: int, frames: int, settings: Settings) -> pd.DataFrame:
 
 
 def throughput(settings: Settings, frames: dict[str, int]) -> dict[str, float]:
-    """Seconds an utterance of training, of every strategy's score, and of the test; ``frames`` T
-    of a typical utterance of every split."""
+    """Seconds an utterance of training, of every strategy's score, of the test, and of what is read
+    of the corpus before each (``prepared``); of ``features`` a second of audio. ``frames``: T of a
+    typical utterance of every split."""
     torch.set_num_threads(1)
     model = DeepSpeech2(settings.model, len(ENGLISH)).to(device())
     config, bins = settings.training, settings.model.bins
@@ -148,7 +149,14 @@ def throughput(settings: Settings, frames: dict[str, int]) -> dict[str, float]:
     begun = time.process_time()
     for _ in range(20):
         extractor(noise, settings.model.sample_rate)
-    return found | {"features": (time.process_time() - begun) / 20}  # a second of audio
+    features = (time.process_time() - begun) / 20
+    with tempfile.TemporaryDirectory() as folder:
+        path, some = Path(folder) / "manifest.jsonl", _utterances(2000, frames["pool"], settings)
+        write_manifest(path, some.assign(path="audio/pool/pool-00000.wav", split="pool", kind="x"))
+        begun = time.process_time()
+        read_manifest(path)
+        prepared = (time.process_time() - begun) / len(some)
+    return found | {"features": features, "prepared": prepared}
 
 
 def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFrame:
@@ -167,13 +175,14 @@ def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFram
     # weights, gradients, AdamW's two moments, the mean of the weights, what a checkpoint copies
     training = 0.5 + 7 * base + config.batch * frames["base"] * _activations(settings) / gib
     scoring = 0.5 + base + 3 * 32 * frames["pool"] * _activations(settings) / gib
+    prepared = sum(counts.values()) * seconds["prepared"]  # by every task anew
     total = sum(counts[name] * frames[name] for name in counts)
     # a validation is forward passes and CTC, two thirds of what a test is (make bench, cell)
     validated = counts["validation"] * seconds["test"] * 2 / 3
 
     def trained(updates: int, measured: int, tested: int = counts["test"]) -> float:
         looked = tested * seconds["test"] + measured * validated
-        return updates * config.batch * seconds["update"] + looked
+        return updates * config.batch * seconds["update"] + looked + prepared
 
     after = config.updates + (config.base_updates if config.refit == "scratch" else 0)
     shards = settings.shards
@@ -191,7 +200,7 @@ def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFram
     if passes := len(first_passes(settings)):
         rows.append(("first passes", seeds * passes, np.nan, scoring, np.nan))
     for name in settings.strategies:
-        cost = counts["pool"] * seconds.get(name, np.nan) / shards
+        cost = counts["pool"] * seconds.get(name, np.nan) / shards + prepared
         disk = 40 * counts["pool"] / shards / gib
         rows.append((f"scores: {name}", seeds * shards, cost, scoring, disk))
     cells = len(grid(settings))
