@@ -56,9 +56,10 @@ def million(utterances: int = UTTERANCES) -> dict:
 
 
 def _settings(utterances: int):
-    own = replace(load_settings("paper"), scenarios=("even",), model=MODEL, shards=SHARDS, seeds=1)
+    own = replace(load_settings("paper"), scenarios=("even",), rates=(), model=MODEL)
     build = replace(own.build, base=1, pool=utterances, validation=1, test=1)
-    return replace(own.on("even"), build=build, strategies=("random",))
+    own = replace(own, build=build, strategies=("random",), shards=SHARDS, seeds=1)
+    return own.on("even")
 
 
 def simulate(utterances: int) -> None:
