@@ -164,7 +164,7 @@ def _connect(ray) -> None:
             address or "local", runtime_env={"env_vars": words} if words else None,
             logging_level="WARNING", **options,
         )  # fmt: skip
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has many, some of them of no class of their own
         told = cut(" ".join(str(error).split()), 120)
         where = f"at RAY_ADDRESS={cut(address)}" if address else "to be had on this machine"
         raise UserError(f"no Ray cluster {where} ({told}): start one by ray start --head, or leave "
