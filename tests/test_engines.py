@@ -162,17 +162,22 @@ def test_a_folder_that_is_seen_late_is_waited_for_and_one_that_never_comes_is_on
 
 
 WRITE = """
-import sys
+import sys, time
 from pathlib import Path
 from alspeech.workshop import store
-if sys.argv[2] == "no locks":
+folder, locks = Path(sys.argv[1]), sys.argv[2] == "locks"
+if not locks:
     store.fcntl = None
-def fill(folder):
-    with open(Path(sys.argv[1]) / "begun", "a") as file:
+def fill(unfinished):
+    with open(folder / "begun", "a") as file:
         file.write("x")
-    import time; time.sleep(1.0)
-    (folder / "word").write_text("the same")
-print(store.stored(Path(sys.argv[1]), "step", {"n": 1}, fill, True))
+    until = time.monotonic() + (3 if locks else 60)
+    while time.monotonic() < until and (locks or len((folder / "begun").read_text()) < 2):
+        time.sleep(0.05)
+    (unfinished / "word").write_text("the same")
+print("ready", flush=True)
+input()
+print(store.stored(folder, "step", {"n": 1}, fill, True))
 """
 
 
@@ -181,8 +186,11 @@ def test_two_engines_on_one_store_end_with_one_folder(tmp_path, locks, times):
     """Where the file system locks, one waits; where it does not, both work, and one result stays.
     Either way it is whole, and nothing else is left."""
     call = [sys.executable, "-c", WRITE, str(tmp_path), locks]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(call, **pipes) for _ in range(2)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    both = [subprocess.Popen(call, **pipes, text=True) for _ in range(2)]
+    assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+    for process in both:
+        print(file=process.stdin, flush=True)
     told = [process.communicate() for process in both]
     assert len({out for out, _ in told}) == 1 and (tmp_path / "begun").read_text() == "x" * times
     folder = Path(told[0][0].strip())
