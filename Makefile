@@ -16,6 +16,9 @@ BUDGET ?=
 METHOD ?=
 FORMAT ?=
 TRANSCRIPTS ?=
+SUBMISSIONS ?=
+SEEDS  ?=
+ISOLATION ?=
 N      ?= 1000
 KILLS  ?= 100
 SEED   ?= 0
@@ -62,7 +65,7 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check plan data query learn audit all test fuzz soak power findings lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check plan data query learn audit course leaderboard all test fuzz soak power findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [TARGET=validation|test|pool|none|folder]'
@@ -108,6 +111,13 @@ learn: .venv/installed ## … and what came back, TRANSCRIPTS=file: kept, and le
 
 audit: .venv/installed ## transcripts that a recogniser which has not learned them does not believe
 	$(PY) -m alspeech audit $(WHAT)
+
+course: $(OUT)/figures.tables ## the labs for students and instructors, with the run that they read, and a zip
+	$(PY) -m alspeech course $(WHAT)
+
+leaderboard: .venv/installed ## acquisition functions of SUBMISSIONS=folder, on hidden SEEDS=file if you like
+	$(PY) -m alspeech leaderboard $(WHAT) --submissions "$(SUBMISSIONS)" --seeds "$(SEEDS)" \
+	  --isolation "$(ISOLATION)"
 
 power: $(OUT)/figures.tables ## how many seeds a difference of 0.5, 1 and 2 points needs, from the run
 	$(PY) -m alspeech power $(WHAT)

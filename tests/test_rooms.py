@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "alspeech"
 # a room may import from itself and from those after it
-ROOMS = ("sisters", "paper", "speech", "workshop")
+ROOMS = ("course", "sisters", "paper", "speech", "workshop")
 ALLOWED = {("workshop.plots", "statistics")}  # intervals and ρ, which figures show
 
 
@@ -74,6 +74,7 @@ def test_imports_run_from_the_sisters_to_the_workshop(module):
     ("workshop.store", "def f():\n    from ..speech import text", "store:2 imports speech.text"),
     ("ctc", "import alspeech.sisters.joint", "ctc:1 imports sisters.joint (paper ← sisters)"),
     ("workshop.plots", "from ..tables import table1", "workshop.plots:1 imports tables"),
+    ("experiment", "from .course import board", "experiment:1 imports course.board (paper ←"),
 ])  # fmt: skip
 def test_an_import_that_runs_back_is_named(module, line, told):
     (found,) = running_back(module, line)

@@ -4,9 +4,10 @@ Here is the paper. Read acquisition.py first: the scores; then selection.py: whi
 together, for a target in sight. Then what they stand on (embeddings.py, gradients.py, backward.py,
 decoding.py, ctc.py, model.py), what they are for (querying.py, training.py, metrics.py), and the
 experiment that puts them to the test (experiment.py, tables.py, statistics.py, costs.py). What is
-too large for one process has shards.py and together.py.
+too large for one process has shards.py and together.py; other people's recordings and recognisers
+have yours.py, recognisers.py and taps.py.
 
-Below are three rooms: ``speech``, where utterances come from; ``sisters``, three systems that
-answer the paper's question in other ways; ``workshop``, what all of them use. Imports run one way:
-sisters → paper → speech → workshop.
+Below are four rooms: ``speech``, where utterances come from; ``sisters``, three systems that
+answer the paper's question in other ways; ``course``, what teaches them; ``workshop``, what all of
+them use. Imports run one way: course → sisters → paper → speech → workshop.
 """

@@ -11,6 +11,8 @@ query     of recordings without a transcript those that are worth one, as a list
 learn     keep the transcripts that came back, train with all that there are
 plan      what a run will take: hours, memory and disk of every step, measured in a minute
 audit     transcripts that a recogniser which has not learned them does not believe
+course    the labs' versions for students and instructors, into build/course/<run>/
+leaderboard  acquisition functions that others wrote, held against ours
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
 130 after Ctrl-C, 75 where the work was left to a cluster (DETACH=1), and 1, with a traceback in
@@ -34,6 +36,7 @@ SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
 
 COMMANDS = (
     "check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit", "plan",
+    "course", "leaderboard",
 )  # fmt: skip
 
 
@@ -54,6 +57,9 @@ def main() -> int:
     parser.add_argument("--transcripts", default="", help="file of what came back")
     parser.add_argument("--engine", default="", help="local, ray or slurm: where it is computed")
     parser.add_argument("--device", default="", help="cpu, cuda or cuda:1; else what there is")
+    parser.add_argument("--submissions", default="", help="folder of acquisition functions")
+    parser.add_argument("--seeds", default="", help="file of a leaderboard's hidden seeds")
+    parser.add_argument("--isolation", default="", help="none: run them unconfined")
     options = parser.parse_args()
     for word in ("engine", "device"):  # workers hear of it, and notebooks
         if value := getattr(options, word):
@@ -73,6 +79,9 @@ def main() -> int:
         use_device()
         engines.chosen(), sharing()
         settings = None if options.command in ("data", "findings") else load_settings(*words)
+        if settings and settings.recogniser and options.command not in ("check", "query", "learn"):
+            raise UserError(f"configs/{options.preset}.yaml: recogniser: {settings.recogniser} is "
+                            "not trained here: make check, query and learn only")  # fmt: skip
     except UserError as error:
         return explain(error, log)
     modules = {
@@ -84,7 +93,11 @@ def main() -> int:
         "learn": "yours",
         "audit": "audit",
         "plan": "plan",
+        "course": "course.labs",
+        "leaderboard": "course.board",
     }
+    if settings and settings.recogniser:
+        modules["check"] = "yours"
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
     signal.signal(signal.SIGINT, _interrupt)
@@ -98,6 +111,11 @@ def main() -> int:
             settings = work.mine(settings, options.budget, options.method, options.format)
             print(work.minutes(settings), flush=True)
             print(work.told(*work.query(settings)))
+        elif options.command == "check" and settings.recogniser:
+            print(work.minutes(settings := work.mine(settings)), flush=True)
+            print(work.elsewhere.told(settings))
+        elif options.command == "learn" and settings.recogniser:
+            print(work.elsewhere.handed_on(work.mine(settings), options.transcripts))
         elif options.command == "learn":
             print(work.learn(work.mine(settings), options.transcripts))
         elif options.command == "audit":
@@ -106,6 +124,12 @@ def main() -> int:
             print(f"{shown.to_string(index=False)}\nall {len(table)}: {path.relative_to(ROOT)}")
         elif options.command == "plan":
             print(work.told(settings))
+        elif options.command == "course":
+            work.prepare(settings)
+            print(f"hand out {work.make(settings).relative_to(ROOT)}")
+        elif options.command == "leaderboard":
+            words = (options.submissions, options.seeds, options.isolation)
+            print(work.leaderboard(settings, *words))
         elif options.command == "power":
             print(work.power(settings))
         elif options.command == "notebook":

@@ -161,8 +161,9 @@ def pool_scores(
 
     def compute(folder: Path) -> dict:
         data, model = corpus.prepare(settings), load(settings, seed)
+        pool = data.split("pool")
         scores = score(
-            model, data.store, data.split("pool"), strategy, checkpoint=Checkpoint(folder),
+            model, as_read(model, pool, data.store), pool, strategy, checkpoint=Checkpoint(folder),
             alphabet=data.alphabet, group=data.group, **options,
         )  # fmt: skip
         scores.to_csv(folder / "scores.csv")
@@ -231,7 +232,9 @@ def first_pass(
 
     def compute(folder: Path) -> dict:
         utterances, store = heard(settings, corpus.prepare(settings), split, seed)
-        found = embeddings.first_pass(load(settings, seed), store, utterances, folder, **options)
+        model = load(settings, seed)
+        store = as_read(model, utterances, store)
+        found = embeddings.first_pass(model, store, utterances, folder, **options)
         found.save(folder / "candidates.npz")
         embeddings.remove_parts(folder)
         return {"utterances": len(found)}
@@ -267,6 +270,12 @@ def pass_options(settings: Settings, seed: int) -> dict:
     """Of :func:`embeddings.embed`; the seed is the projection's."""
     names = ("labelings", "directions", "numbers")
     return {name: getattr(settings.selection, name) for name in names} | {"seed": seed}
+
+
+def as_read(model, utterances: pd.DataFrame, store):
+    """The features of some utterances as a model reads them: the ``store``'s, unless it is a
+    recogniser from elsewhere (recognisers.py), which has its own."""
+    return model.store(utterances) if hasattr(model, "store") else store
 
 
 def _selected(settings: Settings, strategy: str, seed: int, *model) -> Step:
@@ -330,8 +339,9 @@ def queried(settings: Settings, strategy: str, amount: float, seed: int) -> list
     return query(read_scores(pool_scores(settings, strategy, seed).folder()), amount, seconds)
 
 
-def cell(settings: Settings, strategy: str, amount: float, seed: int) -> Step:
-    """A training that goes on from the base model with base + queried utterances, or begins anew.
+def cell(settings: Settings, strategy: str, amount: float, seed: int, chosen=None) -> Step:
+    """A training that goes on from the base model with base + queried utterances, or begins anew;
+    with the utterances ``chosen`` (ids), if they are named.
 
     Folder as :func:`base_model`'s, without the weights; ``metrics.json`` says, too, how many of the
     queried utterances were ``set_aside`` (:meth:`speech.corpus.Corpus.usable`). The strategies
@@ -339,7 +349,7 @@ def cell(settings: Settings, strategy: str, amount: float, seed: int) -> Step:
     updates.
     """
     base, config = base_model(settings, seed), training_of(settings)
-    chosen = sorted(queried(settings, strategy, amount, seed))
+    chosen = sorted(queried(settings, strategy, amount, seed) if chosen is None else chosen)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)

@@ -22,10 +22,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from . import elsewhere
 from .acquisition import ORACLES, check_strategies, posteriors
 from .decoding import n_best
 from .embeddings import Candidates
-from .experiment import base_model, first_pass, load_base, pool_scores, read_scores
+from .experiment import as_read, base_model, first_pass, load_base, read_scores
 from .querying import rank
 from .selection import SELECTIONS, nearest, selection_options
 from .speech import corpus, readers, transcripts
@@ -69,7 +70,10 @@ def mine(settings: Settings, budget: str = "", method: str = "", format: str = "
 
 def recogniser(settings: Settings) -> tuple[Step, object]:
     """The step of the recogniser that is asked, and what loads it from its settings and a seed:
-    the base model of what has a transcript, or, with too little of it, that of ``start:``."""
+    the base model of what has a transcript, or, with too little of it, that of ``start:``; or the
+    preset's own ``recogniser:``."""
+    if settings.recogniser:
+        return elsewhere.recogniser(settings)
     counts = corpus.prepare(settings).manifest["split"].value_counts()
     labelled = counts.drop("pool", errors="ignore")
     if labelled.sum() >= settings.query.enough and len(labelled) == 3:
@@ -221,7 +225,8 @@ def ranked(settings: Settings) -> tuple[pd.DataFrame, pd.Series, list[Path]]:
     splits = ["pool"] + ["base"] * bool((data.manifest["split"] == "base").any())
     in_parallel(_described, settings, [(split, SEED) for split in splits], "first passes")
     passes = [_described(settings, split, SEED).folder() for split in splits]
-    scores = read_scores(pool_scores(settings, settings.query.method, SEED, model, load).folder())
+    asked = settings.query.method, SEED, model, load
+    scores = read_scores(elsewhere.pool_scores(settings, *asked, count).folder())
     return pool, scores, passes
 
 
@@ -247,7 +252,9 @@ def query(settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
         raise UserError(f"budget {config.budget}: the first utterance already takes more, or all "
                         "of them are known: give more")  # fmt: skip
     rows = pool.set_index("utt_id", drop=False).loc[chosen].reset_index(drop=True)
-    guessed = guesses(load(settings, SEED), data.store, rows, data.alphabet)
+    model = load(settings, SEED)
+    alphabet = getattr(model, "alphabet", data.alphabet)  # of one from elsewhere its own
+    guessed = guesses(model, as_read(model, rows, data.store), rows, alphabet)
     why = reasons(candidates[0], labelled)
     rows = rows.assign(
         rank=range(1, len(rows) + 1), score=[float(scores[x]) for x in chosen],

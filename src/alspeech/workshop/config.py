@@ -10,6 +10,7 @@ file to ``configs/mine.yaml`` and run with ``PRESET=mine``. A scenario of your o
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -70,6 +71,10 @@ class Settings(Section):
     unlabelled: bool = False
     # the preset whose base model on the embedded corpus the base training starts from ("": none)
     start: str = ""
+    # a recogniser that was trained elsewhere, for make query: package.module:function, and the file
+    # of weights that the function is handed ("": none); see recognisers.py
+    recogniser: str = ""
+    weights: str = ""
     # the grid
     strategies: Names = ("random", "entropy", "pctc", "egl")
     query_percents: Percents = (10, 20, 30, 40)
@@ -99,6 +104,10 @@ class Settings(Section):
     query: QueryConfig = field(default_factory=QueryConfig)
 
     def __post_init__(self):
+        if self.recogniser and not re.fullmatch(r"\w+(\.\w+)*:\w+", self.recogniser):
+            raise ValueError(f"recogniser is {cut(self.recogniser)}: write package.module:function")
+        if self.weights and not self.recogniser:
+            raise ValueError("weights are read by a recogniser: name one, or leave them out")
         needed = "english" if self.build.language == "en" else "learned"
         if self.corpus == "synthetic" and self.build.alphabet != needed:
             raise ValueError(

@@ -286,6 +286,9 @@ class QueryConfig(Section):
     speaker: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the budget, for one speaker at most
     # so many transcripts are enough for a base model; with fewer, that of start: is asked
     enough: Count = 30
+    # EGL by a recogniser of more than 20 million parameters: its last layer's for all, and in full
+    # for so many times what the budget pays for (0: for all)
+    shortlist: AtLeast0 = 3.0
 
     def __post_init__(self):
         if not re.fullmatch(r"\d+(\.\d+)?(s|min|h|%)?", self.budget):
