@@ -1,5 +1,5 @@
 # make help lists the targets. PRESET, CORPUS, DATA, SCENARIO and TARGET choose the run, SUBSET what data downloads,
-# N, KILLS and SEED how much fuzz and soak try.
+# N, KILLS and SEED how much fuzz and soak try; ENGINE, DEVICE, SLURM, DETACH and PROCESSES where it is computed.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -22,6 +22,16 @@ ISOLATION ?=
 N      ?= 1000
 KILLS  ?= 100
 SEED   ?= 0
+ENGINE ?= $(ALSPEECH_ENGINE)
+DEVICE ?= $(ALSPEECH_DEVICE)
+SLURM  ?= $(ALSPEECH_SLURM)
+DETACH ?= $(ALSPEECH_DETACH)
+PROCESSES ?= $(ALSPEECH_PROCESSES)
+export ALSPEECH_ENGINE := $(ENGINE)
+export ALSPEECH_DEVICE := $(DEVICE)
+export ALSPEECH_SLURM  := $(SLURM)
+export ALSPEECH_DETACH := $(DETACH)
+export ALSPEECH_PROCESSES := $(PROCESSES)
 # as run_name in src/alspeech/workshop/config.py
 RUN    := $(CORPUS)-$(PRESET)$(if $(SCENARIO),-$(SCENARIO))$(if $(TARGET),-for-$(notdir $(TARGET:%/=%)))
 OUT    := build/$(RUN)
@@ -55,11 +65,13 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check data query learn audit course leaderboard loop others all test fuzz soak power findings lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check plan data query learn audit loop others course leaderboard all test fuzz soak power findings \
+        lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [TARGET=validation|test|pool|none|folder]'
 	@echo '            [CORPUS=synthetic|fsdd|jsonl|kaldi|librispeech|speechcommands|esc10|vocalsound]'
+	@echo '            [ENGINE=local|ray|slurm] [DEVICE=cpu|cuda|cuda:1] [PROCESSES=1]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  %-17s%s\n", $$1, $$2}'
 
 figures: $(call executed,figures) ## Figures 1 and 2 and Table 1 (notebooks 1-4)
@@ -76,6 +88,9 @@ all: ## every system, one after another
 
 check: .venv/installed ## read and check CORPUS in DATA, show what was found, train nothing
 	$(PY) -m alspeech check $(WHAT)
+
+plan: .venv/installed ## what a run will take: hours, memory and disk of every step, measured in a minute
+	$(PY) -m alspeech plan $(WHAT)
 
 data: .venv/installed ## download CORPUS (its SUBSET) from its official address
 	$(PY) -m alspeech data --corpus "$(CORPUS)" --subset "$(SUBSET)"
@@ -145,6 +160,11 @@ SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyl
 	@$(PY) -m alspeech.gradients
 	@touch $@
 
+# extras, when ENGINE asks for one
+.venv/%-installed: requirements-%.lock .venv/installed
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes -r $<
+	@touch $@
+
 # rivals of the benchmark, apart from our own packages; one that cannot be had is left out
 build/rivals/installed: benchmarks/flashlight.lock benchmarks/pyctcdecode.lock | .venv/installed
 	mkdir -p $(@D)
@@ -173,7 +193,7 @@ $(OUT)/data: FORCE
 FORCE:
 
 .SECONDEXPANSION:
-$(OUT)/%.tables: $(OUT)/data $(SOURCES) $$(call lost,$$*) | .venv/installed
+$(OUT)/%.tables: $(OUT)/data $(SOURCES) $$(call lost,$$*) | .venv/installed $(patsubst %,.venv/%-installed,$(filter ray slurm,$(ENGINE)))
 	$(PY) -m alspeech run --system $* $(WHAT) || { code=$$?; rm -f $<; rmdir $(OUT) build 2>/dev/null || true; exit $$code; }
 	@touch $@
 

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from cell import cell  # noqa: F401
 from measure import K, laptop, median_ms, pool_batches, row
+from pool import million, workers  # noqa: F401
 from recognising import recognising, shortlist  # noqa: F401
 from rivals import AUTOGRAD, FLASHLIGHT, Packed, flashlight, pyctcdecode, rescored
 from selecting import selecting  # noqa: F401

@@ -9,12 +9,14 @@ power     how many seeds a difference needs, from the tables of a run
 findings  write again what the READMEs say of the committed results
 query     of recordings without a transcript those that are worth one, as a list in build/<run>/
 learn     keep the transcripts that came back, train with all that there are
+plan      what a run will take: hours, memory and disk of every step, measured in a minute
 audit     transcripts that a recogniser which has not learned them does not believe
 course    the labs' versions for students and instructors, into build/course/<run>/
 leaderboard  acquisition functions that others wrote, held against ours
 
 What goes wrong ends in one line on standard error. The exit code is 2 where the user can mend it,
-130 after Ctrl-C, and 1, with a traceback in build/<run>/error.log, where it is a mistake of ours.
+130 after Ctrl-C, 75 where the work was left to a cluster (DETACH=1), and 1, with a traceback in
+build/<run>/error.log, where it is a mistake of ours.
 """
 
 import argparse
@@ -32,8 +34,10 @@ SYSTEMS = {  # and the module that has its check(settings) and its run(settings)
     "aloe": "sisters.aloe",
 }
 
-COMMANDS = ("check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit",
-            "course", "leaderboard")  # fmt: skip
+COMMANDS = (
+    "check", "run", "notebook", "data", "power", "findings", "query", "learn", "audit", "plan",
+    "course", "leaderboard",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -51,20 +55,29 @@ def main() -> int:
     parser.add_argument("--method", default="", help="of a query")
     parser.add_argument("--format", default="", help="of a query's list")
     parser.add_argument("--transcripts", default="", help="file of what came back")
+    parser.add_argument("--engine", default="", help="local, ray or slurm: where it is computed")
+    parser.add_argument("--device", default="", help="cpu, cuda or cuda:1; else what there is")
     parser.add_argument("--submissions", default="", help="folder of acquisition functions")
     parser.add_argument("--seeds", default="", help="file of a leaderboard's hidden seeds")
     parser.add_argument("--isolation", default="", help="none: run them unconfined")
     options = parser.parse_args()
+    for word in ("engine", "device"):  # workers hear of it, and notebooks
+        if value := getattr(options, word):
+            os.environ[f"ALSPEECH_{word.upper()}"] = value
     # an import that Ctrl-C cuts short answers with pages of its own; there is nothing to tidy yet
     signal.signal(signal.SIGINT, _leave)
     # heavy imports wait until here, so that --help is quick and worker processes start light
+    from .workshop import engines
     from .workshop.config import ROOT, load_settings, run_name
-    from .workshop.errors import UserError, explain
+    from .workshop.errors import Detached, UserError, explain
+    from .workshop.processes import sharing, use_device
 
     words = (options.preset, options.corpus, options.data, options.scenario, options.target)
     run = run_name(options.corpus, options.preset, *words[3:])
     log = ROOT / "build" / run / "error.log"
     try:  # a wrong word is told at once
+        use_device()
+        engines.chosen(), sharing()
         settings = None if options.command in ("data", "findings") else load_settings(*words)
         if settings and settings.recogniser and options.command not in ("check", "query", "learn"):
             raise UserError(f"configs/{options.preset}.yaml: recogniser: {settings.recogniser} is "
@@ -79,6 +92,7 @@ def main() -> int:
         "query": "field.yours",
         "learn": "field.yours",
         "audit": "field.audit",
+        "plan": "plan",
         "course": "course.labs",
         "leaderboard": "course.board",
     }
@@ -109,6 +123,8 @@ def main() -> int:
             table, path = work.write(settings)
             shown = table[["suspicion", "utt_id", "text", "guess"]].head(10)
             print(f"{shown.to_string(index=False)}\nall {len(table)}: {path.relative_to(ROOT)}")
+        elif options.command == "plan":
+            print(work.told(settings))
         elif options.command == "course":
             work.prepare(settings)
             print(f"hand out {work.make(settings).relative_to(ROOT)}")
@@ -129,6 +145,9 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
     except KeyboardInterrupt:
         return _interrupted()
+    except Detached as told:
+        print(told)
+        return 75  # try again later
     except Exception as error:
         return explain(error, log)
     return 0

@@ -9,8 +9,10 @@ never computed twice. A killed run goes on from the last checkpoint of what it w
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,18 +20,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import embeddings, tables
-from .acquisition import check_strategies, uniform
+from . import embeddings, tables, together
+from .acquisition import IN_TURN, ORACLES, check_strategies, uniform
 from .claims import claims
 from .devices import device
 from .model import DeepSpeech2
 from .querying import ALL, BASE, affordable, costly_first, query, score, score_options
 from .selection import SELECTIONS, Candidates, as_scores, selection_options
+from .shards import BATCH, joined, pool_ids, shards_of
 from .speech import corpus, target
 from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
-from .training import load_weights, train_and_test
+from .training import fit, load_weights, train_and_test
 from .workshop.config import AIMS, EVEN, SPLITS, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
@@ -44,7 +47,7 @@ def base_model(settings: Settings, seed: int) -> Step:
     Folder: ``model.pt`` (weights), ``history.csv`` (training and validation loss), ``test.csv`` (a
     row a test utterance), ``metrics.json``.
     """
-    config = settings.training
+    config = training_of(settings)
     # the same seed's base model on the embedded corpus, whose weights it may begin with
     start = [base_model(_started(settings), seed)] if settings.start else []
 
@@ -61,7 +64,51 @@ def base_model(settings: Settings, seed: int) -> Step:
     return Step(
         f"base-seed{seed}", compute, after=(corpus.features(settings), *start),
         given={"model": settings.model, "training": _training(config, AFTER)},
+        together=functools.partial(together.spread, functools.partial(_base_part, settings, seed)),
     )  # fmt: skip
+
+
+def _base_part(settings: Settings, seed: int, folder: Path) -> dict:
+    """What :func:`base_model` computes, by one of several processes that share every batch."""
+    data, config = corpus.prepare(settings), training_of(settings)
+    model = new_model(settings, seed)
+    metrics = train_and_test(
+        folder, data, model, data.split("base"), config, seed=seed,
+        updates=config.base_updates, rate=config.base_rate, objective=together.SharedLoss(),
+    )  # fmt: skip
+    write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
+    return metrics
+
+
+def tried(settings: Settings, rate: float, seed: int) -> Step:
+    """The beginning of a base training with one of ``settings.rates``. ``metrics.json`` has the
+    ``validation_loss`` that it comes to, in nats an utterance."""
+    config, updates = settings.training, settings.rate_updates
+
+    def compute(folder: Path) -> dict:
+        data, model = corpus.prepare(settings), new_model(settings, seed)
+        history = fit(
+            model, data.store, data.split("base"), data.split("validation"), data.alphabet, config,
+            updates=updates, rate=rate, seed=seed, measured=1, checkpoint=Checkpoint(folder),
+        )  # fmt: skip
+        return {"validation_loss": float(history["validation_loss"].iloc[-1])}
+
+    given = {"model": settings.model, "training": _training(config, (*AFTER, "base_updates")),
+             "rate": rate, "updates": updates}  # fmt: skip
+    return Step(f"rate-{rate:g}", compute, after=(corpus.features(settings),), given=given)
+
+
+def training_of(settings: Settings) -> TrainingConfig:
+    """The section ``training``; with ``rates``, ``base_rate`` is the one that comes to the lowest
+    validation loss, and ``rate`` keeps its proportion to it."""
+    config = settings.training
+    if not settings.rates:
+        return config
+    tasks = [(rate, 0) for rate in settings.rates]
+    folders = in_parallel(tried, settings, tasks, "learning rates")
+    losses = [json.loads((x / "metrics.json").read_text())["validation_loss"] for x in folders]
+    best = settings.rates[int(np.argmin(losses))]
+    return replace(config, base_rate=best, rate=config.rate * best / config.base_rate)
 
 
 AFTER = ("updates", "rate", "refit")  # of the training section: what comes after a query
@@ -105,9 +152,11 @@ def pool_scores(
     settings: Settings, strategy: str, seed: int, model: Step | None = None, load=load_base
 ) -> Step:
     """One strategy's scores of the pool by a seed's base model, or by the ``model`` that ``load``
-    (of settings and seed) loads. Folder: ``scores.csv``."""
+    (of settings and seed) loads. Folder: ``scores.csv``; its bytes do not depend on ``shards``."""
     if strategy in SELECTIONS:
         return _selected(settings, strategy, seed, model, load)
+    if in_shards(settings, strategy):
+        return _merged(settings, strategy, seed, model, load)
     options = score_options(settings, strategy, seed)
 
     def compute(folder: Path) -> dict:
@@ -124,6 +173,46 @@ def pool_scores(
         f"scores-{strategy}-seed{seed}", compute, after=_asked(settings, seed, model),
         given=options,
     )  # fmt: skip
+
+
+def in_shards(settings: Settings, strategy: str) -> bool:
+    """Is the pool scored in shards? Not by what looks at all of it, or at its transcripts."""
+    return settings.shards > 1 and strategy not in (*SELECTIONS, *IN_TURN, *ORACLES)
+
+
+def shard(
+    settings: Settings, strategy: str, number: int, seed: int, model: Step | None = None,
+    load=load_base,
+) -> Step:  # fmt: skip
+    """:func:`pool_scores` of one of ``settings.shards`` parts of the pool. Folder: as there."""
+    options, count = score_options(settings, strategy, seed), settings.shards
+
+    def compute(folder: Path) -> dict:
+        data, scorer = corpus.prepare(settings), load(settings, seed)
+        pool = data.split("pool")
+        part = pool[shards_of(data.store, pool, count) == number]
+        scores = score(scorer, data.store, part, strategy, BATCH, Checkpoint(folder), **options)
+        scores.to_csv(folder / "scores.csv")
+        return {"utterances": len(scores)}
+
+    return Step(
+        f"scores-{strategy}-seed{seed}-shard{number}of{count}", compute,
+        after=_asked(settings, seed, model), given=options,
+    )  # fmt: skip
+
+
+def _merged(settings: Settings, strategy: str, seed: int, *model) -> Step:
+    """As :func:`pool_scores`, of all shards."""
+    parts = [shard(settings, strategy, n, seed, *model) for n in range(settings.shards)]
+    spoken = corpus.corpus(settings)
+
+    def compute(folder: Path) -> dict:
+        ids = pool_ids(spoken.folder())
+        scores = joined([part.folder() / "scores.csv" for part in parts], ids)
+        scores.to_csv(folder / "scores.csv")
+        return {"utterances": len(scores)}
+
+    return Step(f"scores-{strategy}-seed{seed}", compute, after=(*parts, spoken))
 
 
 def _asked(settings: Settings, seed: int, model: Step | None) -> tuple[Step, ...]:
@@ -259,7 +348,7 @@ def cell(settings: Settings, strategy: str, amount: float, seed: int, chosen=Non
     ``base`` (nothing is queried) and ``all`` are the ends: all cells are trained for as many
     updates.
     """
-    base, config = base_model(settings, seed), settings.training
+    base, config = base_model(settings, seed), training_of(settings)
     chosen = sorted(queried(settings, strategy, amount, seed) if chosen is None else chosen)
 
     def compute(folder: Path) -> dict:
@@ -298,9 +387,9 @@ def base_models(settings: Settings) -> list[Path]:
 
 def computing(settings: Settings, what: str, *which) -> Step:
     """One of the steps that come before cells."""
-    return {"base model": base_model, "first pass": first_pass, "scores": pool_scores}[what](
-        settings, *which
-    )
+    return {
+        "base model": base_model, "first pass": first_pass, "shard": shard, "scores": pool_scores
+    }[what](settings, *which)  # fmt: skip
 
 
 def all_scores(settings: Settings) -> dict[tuple, Path]:
@@ -309,6 +398,8 @@ def all_scores(settings: Settings) -> dict[tuple, Path]:
     batches = [name for name in settings.strategies if name in SELECTIONS]
     others = [name for name in settings.strategies if name not in SELECTIONS]
     whats = [("base model",), *(("first pass", split) for split in first_passes(settings))]
+    parts = [name for name in costly_first(settings, others) if in_shards(settings, name)]
+    whats += [("shard", name, n) for name in parts for n in range(settings.shards)]
     whats += [("scores", name) for name in [*costly_first(settings, others), *batches]]
     tasks = [(*what, seed) for what in whats for seed in range(settings.seeds)]
     folders = in_parallel(computing, settings, tasks, f"{settings.scenario}: models and scores")

@@ -86,6 +86,12 @@ class Settings(Section):
     labelings: Count = 100
     egl_method: Literal["rank", "unbiased", "exact", "last_layer", "logits"] = "rank"
     directions: Count = 5
+    # parts in which the pool is scored, each by a process of its own; the scores are the same
+    shards: Count = 1
+    # peak learning rates to choose training: base_rate from, by the validation loss after so many
+    # updates (none: base_rate as it is)
+    rates: tuple[Positive, ...] = ()
+    rate_updates: Count = 2000
     build: CorpusConfig = field(default_factory=CorpusConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

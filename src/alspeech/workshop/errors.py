@@ -44,6 +44,10 @@ def _one_line(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
+class Detached(Exception):
+    """The work was handed to a cluster, and nobody waits for it: says what to do later."""
+
+
 MANY = 10  # names; twice as many may stand in a line
 
 
@@ -72,6 +76,8 @@ def explain(error: Exception, log: Path) -> int:
         line, status = f"{where}{error}", 2
     elif isinstance(error, BrokenProcessPool):
         line, status = f"a worker process died (out of memory, or killed); {AGAIN}", 2
+    elif type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported for it
+        line, status = f"{where}out of GPU memory: halve training: batch in the preset; {AGAIN}", 2
     elif isinstance(error, OSError) and error.errno in FULL:
         line, status = f"{where}{error}: make room; {AGAIN}", 2
     else:

@@ -13,10 +13,59 @@ import time
 import joblib
 from joblib.externals.loky import process_executor
 
+from .errors import UserError, cut
+
 
 def cores() -> int:
     """Processor cores that this process may use, or the number in ``ALSPEECH_JOBS``."""
     return int(os.environ.get("ALSPEECH_JOBS") or joblib.cpu_count())
+
+
+def side_by_side() -> int:
+    """Processes that share a GPU: one, or the number in ``ALSPEECH_JOBS``."""
+    return int(os.environ.get("ALSPEECH_JOBS") or 1)
+
+
+def sharing() -> int:
+    """Processes that share one training: one, or ``PROCESSES=`` (``ALSPEECH_PROCESSES``). Raises
+    ``UserError`` for what is no number of them."""
+    value = os.environ.get("ALSPEECH_PROCESSES") or "1"
+    if not value.isdigit() or int(value) < 1:
+        raise UserError(f"PROCESSES={cut(value)}: a number of processes, 1 or more")
+    return int(value)
+
+
+def on_a_gpu() -> bool:
+    """Is there a GPU that this process may use?"""
+    import torch  # here: what looks only, needs none of it
+
+    return torch.cuda.is_available()
+
+
+def use_device() -> None:
+    """Hold this process, and those that it starts, to ``DEVICE=`` (``ALSPEECH_DEVICE``): cpu, cuda
+    or cuda:1; empty: the GPU, if there is one. To be called before CUDA is used.
+
+    Raises ``UserError`` for another word, and for a GPU that is not there.
+    """
+    name = os.environ.get("ALSPEECH_DEVICE", "")
+    kind, colon, number = name.partition(":")
+    if kind not in ("", "cpu", "cuda") or (colon and not (kind == "cuda" and number.isdigit())):
+        raise UserError(f"DEVICE={cut(name)}: choose one of cpu, cuda, cuda:0, cuda:1 …")
+    if kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if kind != "cuda":
+        return
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there <= int(number or 0):
+        told = f"{there} GPU{'s' if there > 1 else ''}, counted from 0" if there else "no GPU"
+        raise UserError(f"DEVICE={name}: {told} to be seen by torch: leave DEVICE out")
+    if number:  # of those that may be seen
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(there)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[int(number)]
+        os.environ["ALSPEECH_DEVICE"] = "cuda"
 
 
 def keep_freed_memory() -> None:

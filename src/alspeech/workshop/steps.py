@@ -13,16 +13,15 @@ from __future__ import annotations
 import functools
 import os
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import joblib
 from tqdm import tqdm
 
+from . import engines
 from .config import ROOT, Settings
-from .processes import cores, end_with_parent, interrupts_held, keep_freed_memory
+from .processes import end_with_parent, keep_freed_memory, sharing, use_device
 from .sources import code
 from .store import CHECKPOINT, fingerprint, intact, plain, stored, write_json
 
@@ -40,6 +39,8 @@ class Step:
     given: dict = field(default_factory=dict)  # settings and whatever else decides its content
     place: str = "build/cells"
     resume: bool = True  # does compute go on from what a killed run left in its folder?
+    # the same, but for rounding, by so many processes: together(processes, folder)
+    together: Callable[[int, Path], dict | None] | None = None
 
     @functools.cached_property
     def config(self) -> dict:
@@ -64,7 +65,10 @@ class Step:
         for step in self.after:  # else its seconds would be counted as this one's
             step.folder()
         begun = time.perf_counter()
-        metrics = self.compute(folder)
+        if self.together and (count := sharing()) > 1:
+            metrics = self.together(count, folder)
+        else:
+            metrics = self.compute(folder)
         if metrics is not None:
             seconds = round(time.perf_counter() - begun, 2)
             write_json(folder / "metrics.json", {**metrics, "seconds": seconds})
@@ -73,38 +77,36 @@ class Step:
 
 def in_parallel(make, settings: Settings, tasks: list[tuple], label: str) -> list[Path]:
     """The folders of the steps ``make(settings, *task)``: those that are missing are computed, one
-    process a core (one in all on a GPU), with a progress bar that shows the time left.
+    process a core (one in all on a GPU) or by another engine (engines.py), with a progress bar
+    that shows the time left.
 
     An exception of a worker is raised here, with a note of its step and task.
     """
     steps = [make(settings, *task) for task in tasks]
-    missing = [task for task, step in zip(tasks, steps, strict=True) if step.find() is None]
+    missing = [i for i, step in enumerate(steps) if step.find() is None]
     if missing:
-        import torch  # here: what looks only, needs none of it
-
-        jobs = 1 if torch.cuda.is_available() else min(cores(), len(missing))
-        engine = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        known = (os.getpid(), frozenset(intact))
-        calls = (joblib.delayed(_worker)(make, settings, task, *known) for task in missing)
-        with tqdm(total=len(missing), desc=label, unit="task") as bar, warnings.catch_warnings():
-            # joblib replaces a worker whose memory has grown (oneDNN keeps a kernel a shape), and
-            # warns; the tasks are not touched
-            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
-            with interrupts_held():
-                results = engine(calls)
-            for _ in results:
+        known = (
+            (os.getpid(), frozenset(intact)) if engines.chosen() == "local" else (0, frozenset())
+        )
+        work = functools.partial(_worker, make, settings, *known)
+        todo = [tasks[i] for i in missing], [steps[i] for i in missing]
+        with tqdm(total=len(missing), desc=label, unit="task") as bar:
+            for _ in engines.run(work, *todo):
                 bar.update()
     return [step.folder() for step in steps]
 
 
-def _worker(make, settings: Settings, task: tuple, parent: int, unharmed: frozenset) -> None:
+def _worker(make, settings: Settings, parent: int, unharmed: frozenset, task: tuple) -> None:
     """Runs in a worker process, which has one core to itself (or in the parent, if that has one).
 
+    ``parent`` is the process that started it, 0 where an engine did, on whatever machine;
     ``unharmed`` are the folders that the parent has found intact.
     """
     import torch
 
-    if os.getpid() != parent:
+    if not parent:
+        use_device()
+    elif os.getpid() != parent:
         _once_a_worker(parent)
         intact.update(unharmed)
     torch.set_num_threads(1)

@@ -262,16 +262,22 @@ class Checkpoint:
 
     def __init__(self, folder: Path):
         self.path = folder / CHECKPOINT
-        self._written = time.monotonic()
+        self._written, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Is the last one older than ``CHECKPOINT_SECONDS``?"""
-        return time.monotonic() - self._written >= CHECKPOINT_SECONDS
+        """Is the last one older than ``CHECKPOINT_SECONDS``, and than twenty times what it took to
+        write (a large model's is gigabytes)?"""
+        least = CHECKPOINT_SECONDS
+        if least > 0:
+            least = max(least, 20 * self._took)
+        return time.monotonic() - self._written >= least
 
     def save(self, state: dict) -> None:
+        begun = time.monotonic()
         data = torch_bytes(state)
         write_bytes(self.path, hashlib.sha256(data).digest() + data)
         self._written = time.monotonic()
+        self._took = self._written - begun
 
     def load(self) -> dict | None:
         """What was saved last; None if there is nothing, or (said in a line) it is damaged."""
