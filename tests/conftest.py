@@ -140,9 +140,10 @@ preset, corpus, data, *paths = sys.argv[1:]
 for path in paths:
     names = {}
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and "colab" not in tags:  # which asks IPython where it is
             exec(cell.source, names)
-        if "parameters" in cell.metadata.get("tags", []):
+        if "parameters" in tags:
             names.update(preset=preset, corpus=corpus, data=data, rounds=2)
 """
 ON_A_GPU = f"""

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..statistics import interval, spearman
+from .alternative import tell_in_notebooks
 from .store import write_bytes
 from .styles import METHOD_STYLE
 
@@ -39,6 +40,7 @@ def use_style() -> None:
     installed = set(font_manager.get_font_names())
     chinese = [name for name in CHINESE_FONTS if name in installed][:1]
     plt.rcParams["font.family"] = ["sans-serif", *chinese]
+    tell_in_notebooks()
 
 
 def save(figure, folder: Path, name: str) -> None:
