@@ -65,8 +65,8 @@ files    = $(foreach f,$(figures_$1),figures/$(RUN)/$f.png figures/$(RUN)/$f.pdf
            $(tables_$1:%=results/$(RUN)/%)
 lost     = $(if $(filter-out $(wildcard $(call files,$1)),$(call files,$1)),FORCE) # make anew what was removed
 
-.PHONY: help $(SYSTEMS) check plan data query learn audit loop others course leaderboard all test fuzz soak power findings \
-        lint lab bench clean distclean
+.PHONY: help $(SYSTEMS) check plan data query learn audit loop others course leaderboard book all test fuzz soak power \
+        findings lint lab bench clean distclean
 help: ## list the targets
 	@echo 'make TARGET [PRESET=laptop|smoke|reference|paper] [SCENARIO=name] [DATA=path] [SUBSET=name]'
 	@echo '            [TARGET=validation|test|pool|none|folder]'
@@ -85,6 +85,9 @@ $(SYSTEMS):
 
 all: ## every system, one after another
 	@for system in $(SYSTEMS); do $(MAKE) --no-print-directory $$system; done
+
+book: .venv/book ## static pages in build/book from the notebooks that make all has executed
+	$(PY) book/make.py $(WHAT)
 
 check: .venv/installed ## read and check CORPUS in DATA, show what was found, train nothing
 	$(PY) -m alspeech check $(WHAT)
@@ -150,8 +153,8 @@ distclean: clean ## remove the installation, too
 SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyle) configs/$(PRESET).yaml configs/scenarios.yaml)
 
 .venv/installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \
-	  echo "error: $$($(PYTHON) --version) found, 3.11 or 3.12 needed: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
+	  echo "error: $$($(PYTHON) --version) found, 3.11 to 3.14 needed: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
@@ -163,6 +166,11 @@ SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyl
 # extras, when ENGINE asks for one
 .venv/%-installed: requirements-%.lock .venv/installed
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes -r $<
+	@touch $@
+
+# what only the book needs; of what both locks name, the versions are the same
+.venv/book: book/requirements.lock .venv/installed
+	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $<
 	@touch $@
 
 # rivals of the benchmark, apart from our own packages; one that cannot be had is left out

@@ -21,6 +21,7 @@ myst_links_external_new_tab = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 add_module_names = False
 toc_object_entries = False
@@ -37,6 +38,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "use_issues_button": False,
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search field stands beside the contents
     "show_toc_level": 2,
     "repository_url": os.environ.get("BOOK_REPOSITORY", ""),
     "use_repository_button": bool(os.environ.get("BOOK_REPOSITORY")),
@@ -62,7 +64,9 @@ def _block_math(translator, node):
 
 # ---------------------------------------------------------------- docstrings
 
-LITERAL = re.compile(r"(``.*?``|:[a-z]+:`.*?`)", re.DOTALL)
+LITERAL = re.compile(
+    r"(``.*?``|:[a-z]+:`.*?`|(?<![\w*])\*\w(?:[^*\n]*[^*\s])?\*(?![\w*]))", re.DOTALL
+)  # code, references, *emphasis*
 SPECIAL = re.compile(r"([*|`\\]|(?<=\w)_(?!\w)|__)")
 
 
@@ -93,9 +97,15 @@ def _as_rst(app, what, name, obj, options, lines):
     lines[:] = [*made, ""]
 
 
+def _shorter(app, what, name, obj, options, signature, returned):
+    """Sections of presets have more fields, with ranges, than a line can hold: see the source."""
+    return ("(…)", returned) if what == "class" and len(signature or "") > 200 else None
+
+
 def setup(app):
     app.add_html_math_renderer(
         "mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None)
     )
     app.connect("autodoc-process-docstring", _as_rst)
+    app.connect("autodoc-process-signature", _shorter)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -95,7 +95,7 @@ class Book:
                     self._anchors(document, *rest.split(" ", 1))
         self._notebooks()
         for document, text in texts.items():
-            made = pages.MAKE.sub(lambda m: self._made(m[1], m[2], document), text)
+            made = pages.MAKE.sub(lambda m, at=document: self._made(m[1], m[2], at), text)
             self._put(f"{document}.md", made)
         for document, text in pages.api().items():
             self._put(f"{document}.md", text)

@@ -167,8 +167,8 @@ def api() -> dict[str, str]:
     pages, index = {}, [
         "# The package",
         "Rooms from top to bottom; imports run one way, and the first to be read is "
-        "[acquisition](alspeech.acquisition.md). Shapes, units, errors and sources stand with every "
-        "function.",
+        "[acquisition](alspeech.acquisition.md). Shapes, units, errors and sources stand with "
+        "every function.",
     ]  # fmt: skip
     for room, (title, folder) in ROOMS.items():
         index.append(f"## {title}")

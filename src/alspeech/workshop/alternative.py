@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.collections import PathCollection, PolyCollection, QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
@@ -40,11 +40,12 @@ def _panel(ax: Axes) -> str:
     parts = [
         _sentence(title),
         _sentence(f"{up[:1].upper()}{up[1:]} against {across}"),
-        *_lines(series),
+        *_lines(ax, series),
         *_crossings(series),
         *_at_zero(ax, series),
         *_bars(ax),
         *_pictures(ax),
+        *_honeycombs(ax),
         *_clouds(ax),
         *_constants(ax),
     ]
@@ -102,20 +103,22 @@ def _constant(ax: Axes, line) -> str:
 # ---------------------------------------------------------------- sentences
 
 
-def _lines(series: list[Series]) -> list[str]:
+def _lines(ax: Axes, series: list[Series]) -> list[str]:
     named = [s for s in series if s.name] or series
-    told = [_line(s) for s in named[: 2 * MANY]]
+    told = [_line(ax, s) for s in named[: 2 * MANY]]
     if len(named) > 2 * MANY:
         told.append(f"And {len(named) - 2 * MANY} more.")
     return told
 
 
-def _line(s: Series) -> str:
+def _line(ax: Axes, s: Series) -> str:
     name = s.name or "The line"
     if len(s.x) == 1:
-        bars = _interval(s.y_bars, 0) or _interval(s.x_bars, 0)
-        value = s.x[0] if s.x_bars is not None else s.y[0]
-        return f"{name}: {_number(value)}{bars}."
+        level = s.x_bars is not None  # the value is told by the horizontal axis
+        value, bars = (s.x[0], s.x_bars) if level else (s.y[0], s.y_bars)
+        place = _tick(ax.yaxis, s.y[0]) if level else _tick(ax.xaxis, s.x[0])
+        place = place or f"at {_number(s.y[0] if level else s.x[0])}"
+        return f"{s.name or place}: {_number(value)}{_interval(bars, 0)}."
     order = np.argsort(s.x, kind="stable")
     y = s.y[order]
     steps, first, last = np.diff(y), y[0], y[-1]
@@ -124,7 +127,9 @@ def _line(s: Series) -> str:
         return f"{name} stays at {_number(first)}."
     if (steps >= 0).all() or (steps <= 0).all():
         return f"{name} {'rises' if last > first else 'falls'} {span}."
-    way = "rises in all" if last > first else "falls in all" if last < first else "ends as it began"
+    way = "ends as it began"
+    if last != first:
+        way = f"{'rises' if last > first else 'falls'} on the whole"
     low, high = _number(y.min()), _number(y.max())
     return f"{name} {way}, {span}, between {low} and {high}."
 
@@ -171,7 +176,7 @@ def _at_zero(ax: Axes, series: list[Series]) -> list[str]:
         )  # fmt: skip
         for n, value in enumerate(values):
             low, high = bars[n]
-            name = ", ".join(filter(None, [s.name, _tick(axis, value)])) or f"number {n + 1}"
+            name = ", ".join(filter(None, [s.name, _tick(axis, value)])) or f"at {_number(value)}"
             if np.isfinite([low, high]).all() and low < high:
                 shown = f"{name} ({_number(low)} to {_number(high)})"
                 (holds if low <= 0 <= high else clear).append(shown)
@@ -243,11 +248,27 @@ def _pictures(ax: Axes) -> list[str]:
     return told
 
 
+def _honeycombs(ax: Axes) -> list[str]:
+    """Of hexagons with counts: where the most are, and how many lie near the diagonal."""
+    told = []
+    for comb in ax.collections:
+        counts = comb.get_array() if isinstance(comb, PolyCollection) else None
+        centres = np.asarray(comb.get_offsets(), float)
+        if counts is None or len(counts) != len(centres):
+            continue
+        counts, fullest = np.ma.filled(counts, 0), centres[np.ma.argmax(counts)]
+        told.append(
+            f"{len(counts)} hexagons, the darkest at {_number(fullest[0])} across and "
+            f"{_number(fullest[1])} up.{_share_near_diagonal(centres, counts)}"
+        )
+    return told
+
+
 def _share_near_diagonal(centres: np.ndarray, values) -> str:
     """Of a square map of counts, how much of it lies on the diagonal, a tenth to either side."""
     x, y = centres[..., 0], centres[..., 1]
     counts = np.ma.filled(values, 0)
-    square = np.isclose([x.min(), x.max()], [y.min(), y.max()]).all()
+    square = np.isclose([x.min(), x.max()], [y.min(), y.max()], atol=0.1).all()
     if not square or counts.min() < 0 or not counts.sum():
         return ""
     near = np.abs(x - y) <= 0.1 * (x.max() - x.min())
@@ -261,10 +282,11 @@ def _clouds(ax: Axes) -> list[str]:
             continue
         points = np.ma.filled(np.ma.asarray(cloud.get_offsets(), float), np.nan)
         points = points[np.isfinite(points).all(axis=1)]
-        name = str(cloud.get_label())
-        name = "" if name.startswith("_") else f" of {_flat(name)}"
         if len(points) == 0:
             continue
+        name = str(cloud.get_label())
+        name = _tick(ax.yaxis, points[:, 1].mean()) if name.startswith("_") else _flat(name)
+        name = f" of {name}" * bool(name)
         (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
         text = f"{len(points)} points{name}, {_number(x0)} to {_number(x1)} across and "
         text += f"{_number(y0)} to {_number(y1)} up"

@@ -340,5 +340,7 @@
 
     paint();
     moved();
+    current = [...gaps()[0]].find(can) ?? -1; // something to read before the first click; it is silent
+    if (current >= 0) { mark(); describe(points[current]); }
   });
 })();

@@ -1,0 +1,614 @@
+"""The book and its figures that play: the same numbers as the package, nothing from the network,
+nothing that must not be published, and in a browser everything can be clicked and heard."""
+
+import base64
+import html.parser
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote, urlparse
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from alspeech import listening
+from alspeech.acquisition import expected_squared_norm, mean_entropy, path_ctc
+from alspeech.ctc import labelings_gradients
+from alspeech.decoding import n_best
+from alspeech.workshop import alternative, playable
+from alspeech.workshop.errors import UserError
+
+sys.path.insert(0, str(REPOSITORY / "book"))
+import executed
+import make
+import pages
+
+SCRIPTS = REPOSITORY / "src" / "alspeech" / "workshop"
+NODE = shutil.which("node")
+
+# ---------------------------------------------------------------- EGL by hand
+
+
+@pytest.mark.skipif(NODE is None, reason="no node, which runs the figure's JavaScript here")
+def test_the_scores_by_hand_are_those_of_the_package():
+    """100 random posteriors of three frames and three symbols, K = 7 and all nine labelings."""
+    rng = np.random.default_rng(0)
+    posteriors = rng.dirichlet([0.7] * 3, size=(100, 3))
+    program = (
+        f"const hand = require({json.dumps(str(SCRIPTS / 'egl_by_hand.js'))});"
+        "const all = JSON.parse(require('fs').readFileSync(0));"
+        "console.log(JSON.stringify(all.map((p) => [7, 9].map((k) => hand.scores(p, k)))))"
+    )
+    done = subprocess.run(
+        [NODE, "-e", program], input=json.dumps(posteriors.tolist()), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    log_probs = torch.tensor(posteriors).log()
+    found = json.loads(done.stdout)
+    for place, K in enumerate((7, 9)):
+        best = n_best(log_probs, k=K)
+        gradients = labelings_gradients(log_probs, best.labels, best.lengths)
+        norms = gradients.square().sum(dim=(2, 3))
+        ours = {
+            "egl": expected_squared_norm(best.log_p, norms),
+            "entropy": mean_entropy(log_probs),
+            "pctc": path_ctc(best.log_p[:, 0], frames=3),
+        }
+        for name, values in ours.items():
+            theirs = [row[place][name] for row in found]
+            np.testing.assert_allclose(theirs, values.numpy(), rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.skipif(NODE is None, reason="no node, which runs the figure's JavaScript here")
+def test_a_probability_that_is_dragged_leaves_the_others_in_proportion():
+    program = (
+        f"const hand = require({json.dumps(str(SCRIPTS / 'egl_by_hand.js'))});"
+        "console.log(JSON.stringify([hand.moved([0.2, 0.6, 0.2], 0, 0.6),"
+        " hand.moved([1, 0, 0], 0, 0.5), hand.collapse([0, 1, 1, 0, 1, 2])]))"
+    )
+    done = subprocess.run([NODE, "-e", program], capture_output=True, text=True)
+    moved, from_nothing, collapsed = json.loads(done.stdout)
+    np.testing.assert_allclose(moved, [0.6, 0.3, 0.1])
+    np.testing.assert_allclose(from_nothing, [0.5, 0.25, 0.25])
+    assert collapsed == [1, 1, 2]
+
+
+# ---------------------------------------------------------------- what figures hold
+
+
+def data_of(text: str) -> dict:
+    return json.loads(text.partition(playable.BEGIN)[2].partition(playable.END)[0])
+
+
+def test_a_transcript_cannot_end_the_script_around_it():
+    data = {"points": [{"text": "</script><script>alert(1)</script>"}], "clips": {}}
+    text = playable.figure("ranking", 'a "title" <b>', data).data
+    assert "alert(1)" in data_of(text)["points"][0]["text"] and "<script>alert" not in text
+    assert "&quot;title&quot; &lt;b&gt;" in text and 'title" <b>' not in text
+
+
+def test_a_figure_has_data_that_json_has_words_for():
+    with pytest.raises(ValueError):
+        playable.figure("ranking", "a title", {"score": float("nan")})
+    with pytest.raises(ValueError, match="choose one of"):
+        playable.figure("pie", "a title", {})
+
+
+def test_no_figure_asks_the_network_for_anything():
+    for name in ("playable.css", *(f"{kind}.js" for kind in playable.KINDS), "playable.js"):
+        text = (SCRIPTS / name).read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not any(word in text for word in ("http:", "https:", "import(", "fetch(", "url("))
+
+
+def test_who_is_heard_are_both_ends_of_the_gap_and_others_by_their_ids_alone():
+    ids = [f"u{n:03}" for n in range(100)]
+    x = pd.Series(np.arange(100.0), ids)
+    chosen, shown = listening.to_be_heard(x, -x, recordings=20)
+    assert len(chosen) == 20 and shown == ids
+    assert set(ids[:5]) | set(ids[-5:]) <= set(chosen)
+    order = np.random.default_rng(0).permutation(100)
+    assert set(listening.to_be_heard(x.iloc[order], -x.iloc[order], 20)[0]) == set(chosen)
+
+
+def test_a_large_pool_is_sampled(monkeypatch):
+    monkeypatch.setattr(listening, "MOST", 50)
+    x = pd.Series(np.arange(100.0), [f"u{n}" for n in range(100)])
+    chosen, shown = listening.to_be_heard(x, -x, recordings=20)
+    assert len(shown) == 50 and set(chosen) <= set(shown)
+
+
+def test_error_curves_hold_every_cell_of_the_table_and_nothing_else():
+    rows = [
+        {"strategy": s, "query_percent": p, "seed": seed, "wer": 30.0 + seed, "ctc": 5.0,
+         "cer": 9.0, "macro_wer": 31.0, "unseen_wer": float("nan"), "n_utterances": 10 * p,
+         "hours": p / 100}
+        for s, percents in {"base": [0], "random": [10, 20], "egl": [10, 20], "all": [100]}.items()
+        for p in percents for seed in (0, 2)
+    ]  # fmt: skip
+    data = data_of(listening.error_curves(pd.DataFrame(rows)).data)
+    assert [m["name"] for m in data["metrics"]] == ["ctc", "cer", "wer", "macro_wer"]
+    assert [(r["method"], r["percent"]) for r in data["rows"]] == [
+        ("egl", 10), ("egl", 20), ("random", 10), ("random", 20)
+    ]  # fmt: skip
+    row = data["rows"][0]
+    assert (row["utterances"], row["seconds"]) == (100, 360)
+    mean, low, high = row["errors"]["wer"]
+    assert [mean, low, high] == pytest.approx([31, 31 - 12.7062, 31 + 12.7062], abs=1e-3)
+
+
+# ---------------------------------------------------------------- figures in words
+
+
+@pytest.fixture
+def panel():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+def test_what_rises_what_falls_and_what_crosses_is_told(panel):
+    panel.plot([0, 1, 2], [1, 2, 3], label="up")
+    panel.errorbar([0, 1, 2], [3, 2.5, 1], yerr=0.1, label="down")
+    panel.plot([0, 1, 2], [9, 7, 8], label="bent")
+    panel.set(xlabel="pool (%)", ylabel="WER (%)", title="A title")
+    text = alternative.describe(panel.figure)
+    assert text.startswith("A title. WER (%) against pool (%).")
+    assert "up rises from 1 to 3." in text and "down falls from 3 to 1." in text
+    assert "bent falls on the whole, from 9 to 8, between 7 and 9." in text
+    assert "Lines that cross: down and up between 1 and 2." in text
+
+
+def test_lines_that_do_not_cross_are_said_not_to(panel):
+    panel.plot([0, 1], [0, 1], label="a")
+    panel.plot([0, 1], [2, 3], label="b")
+    assert "No two lines cross." in alternative.describe(panel.figure)
+
+
+def test_intervals_that_hold_zero_are_told_from_those_that_do_not(panel):
+    for y, (mean, half) in enumerate([(-1, 0.5), (0.2, 0.5), (2, 1)]):
+        panel.errorbar(mean, y, None, [[half], [half]])
+    panel.axvline(0)
+    panel.set_yticks([0, 1, 2], ["left", "middle", "right"])
+    text = alternative.describe(panel.figure)
+    assert "Intervals that hold zero: middle (−0.3 to 0.7)." in text
+    assert "Intervals that do not: left (−1.5 to −0.5), right (1 to 3)." in text
+
+
+def test_bars_maps_and_clouds_are_told(panel):
+    panel.barh(["pool", "EGL"], [0.7, 0.2], label="command")
+    panel.barh(["pool", "EGL"], [0.3, 0.8], left=[0.7, 0.2], label="filler")
+    assert "pool: command 0.7, filler 0.3; EGL: filler 0.8, command 0.2" in alternative.describe(
+        panel.figure
+    )
+    figure, (left, right) = plt.subplots(1, 2)
+    left.imshow([[0, 1], [9, 2]], origin="lower", extent=(0, 2, 0, 2))
+    points = np.linspace(0, 1, 50)
+    right.hexbin(points, points, gridsize=10, extent=(0, 1, 0, 1), mincnt=1)
+    text = alternative.describe(figure)
+    plt.close(figure)
+    assert "Panel 1 of 2" in text and "2 by 2 cells from 0 to 9, most at 0.5 and 1.5" in text
+    assert "100% of it lies within a tenth of the diagonal" in text
+
+
+def test_a_figure_in_a_notebook_carries_its_text(panel):
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.display import display
+    from IPython.utils.capture import capture_output
+
+    panel.plot([0, 1], [1, 0], label="<falls>")
+    panel.set(xlabel="x", ylabel="y")
+    InteractiveShell.instance()
+    try:
+        alternative.tell_in_notebooks()
+        with capture_output() as captured:
+            display(panel.figure)
+    finally:
+        InteractiveShell.clear_instance()
+    (output,) = captured.outputs
+    assert "<falls> falls from 1 to 0." in output.metadata["image/png"]["alt"]
+    assert 'alt="Y against x. &lt;falls&gt; falls' in output.data["text/html"]
+
+
+# ---------------------------------------------------------------- pages
+
+
+COLAB = 'if "google.colab" in str(get_ipython())'
+
+
+def test_the_colab_cell_is_the_same_everywhere_and_does_nothing_elsewhere():
+    sources = set()
+    for path in (REPOSITORY / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        assert "colab" in first.metadata.get("tags", []), f"{path.name}: copy it from notebook 1"
+        sources.add(first.source)
+    (source,) = sources
+    assert source.startswith(COLAB)
+    exec(source, {"get_ipython": lambda: None})  # asks for nothing, installs nothing
+    told = []
+    shell = type("Shell", (SimpleNamespace,), {"__str__": lambda _: "google.colab"})
+    there = shell(system=told.append, run_line_magic=lambda *words: told.append(" ".join(words)))
+    exec(source, {"get_ipython": lambda: there, "input": lambda _: "github.com/a/b"})
+    assert "https://github.com/a/b" in told[0] and told[1].startswith("pip install")
+
+
+def notebook_of(*cells, failed=False):
+    made = nbformat.v4.new_notebook(cells=list(cells))
+    if failed:
+        output = nbformat.v4.new_output("error", ename="ValueError", evalue="no such pool")
+        made.cells.append(nbformat.v4.new_code_cell("fail()", execution_count=2, outputs=[output]))
+    return made
+
+
+def shown(**data):
+    output = nbformat.v4.new_output("display_data", data={k.replace("_", "/", 1): v
+                                                          for k, v in data.items()})  # fmt: skip
+    return nbformat.v4.new_code_cell("show()", execution_count=1, outputs=[output])
+
+
+def test_what_may_not_be_published_stays_out_and_says_why():
+    figure = playable.figure("ranking", "t", {"clips": {"u": "QUJD"}, "silent": ""}).data
+    audio = '<table><tr><td><audio controls src="data:audio/wav;base64,QUJD"></audio></td></table>'
+    notebook = notebook_of(shown(text_html=figure), shown(text_html=audio))
+    made = executed.for_the_book(notebook, lambda text: text, "it is not ours")
+    text = "".join(c.outputs[0].data["text/html"] for c in made.cells)
+    assert "QUJD" not in text and text.count("it is not ours") == 2
+    assert data_of(text)["clips"] == {} and data_of(text)["silent"] == "it is not ours"
+    assert "QUJD" in notebook.cells[0].outputs[0].data["text/html"]  # what was executed is kept
+    untouched = executed.for_the_book(notebook, lambda text: text)
+    assert "QUJD" in untouched.cells[1].outputs[0].data["text/html"]
+    hidden = notebook_of(shown(text_html='<object data="data:audio/wav;base64,QUJD"></object>'))
+    with pytest.raises(UserError, match="must not be published"):
+        executed.for_the_book(hidden, lambda text: text, "it is not ours")
+
+
+def test_widgets_and_pictures_without_words_are_replaced():
+    heading = nbformat.v4.new_markdown_cell("## A & B")
+    widget = shown(**{"application_vnd.jupyter.widget-view+json": {"model_id": "x"}})
+    png = base64.b64encode(b"png").decode()
+    made = executed.for_the_book(notebook_of(heading, widget, shown(image_png=png)), str)
+    assert list(made.cells[1].outputs[0].data) == ["text/html"]
+    assert 'alt="Figure: A &amp; B"' in made.cells[2].outputs[0].data["text/html"]
+
+
+def test_a_section_is_what_stands_under_its_heading():
+    text = pages.section("README.md", "Your own recordings in five lines")
+    assert text.startswith("## Your own recordings in five lines\n")
+    assert "### Which of them should be transcribed next?" in text and "Add a method" not in text
+    with pytest.raises(UserError, match="no heading 'No such thing'"):
+        pages.section("README.md", "No such thing")
+
+
+def test_links_stay_in_the_book_or_go_to_what_is_committed(tmp_path):
+    links = pages.Links(tmp_path, "https://github.com/a/b")
+    links.documents["notebooks/4_rankings.ipynb"] = "notebooks/4_rankings.ipynb"
+    links.anchors["README.md", "two-commands"] = "index"
+    text = (
+        "[`four`](../notebooks/4_rankings.ipynb) [here](../README.md#two-commands) "
+        "[preset](../configs/smoke.yaml) [five](../notebooks/5_loss_prediction.ipynb) "
+        "[out](https://arxiv.org) [csv](paper_table1.csv)"
+    )
+    made = links.rewrite(text, "results/README.md", "systems/egl")
+    assert "[`four`](../notebooks/4_rankings.ipynb)" in made
+    assert "[here](../index.md#two-commands)" in made
+    assert "[preset](https://github.com/a/b/blob/main/configs/smoke.yaml)" in made
+    assert "[out](https://arxiv.org)" in made
+    assert "{download}`csv <../files/results/paper_table1.csv>`" in made
+    assert (tmp_path / "files/results/paper_table1.csv").exists()
+    links.repository = ""
+    assert links.rewrite("[preset](configs/smoke.yaml)", "README.md", "index") == "preset"
+
+
+@pytest.mark.parametrize("told, known", [
+    ("git@github.com:a/b.git", "https://github.com/a/b"),
+    ("https://name:token@github.com/a/b", "https://github.com/a/b"),
+    ("/home/me/b", ""),
+])  # fmt: skip
+def test_an_address_is_https_and_holds_no_secret(monkeypatch, told, known):
+    monkeypatch.setenv("REPOSITORY", told)
+    assert make.address()[0] == known
+
+
+def test_a_book_before_any_run_says_which_command_to_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    settings = SimpleNamespace(run="synthetic-laptop", corpus="synthetic")
+    with pytest.raises(UserError, match="no executed notebook in build/synthetic-laptop: run make"):
+        make.Book(settings, tmp_path / "source")
+    (tmp_path / "build" / "synthetic-smoke").mkdir(parents=True)
+    (tmp_path / "build" / "synthetic-smoke" / "1_a.ipynb").write_text("{}")
+    with pytest.raises(UserError, match="notebooks of synthetic-smoke"):
+        make.Book(settings, tmp_path / "source")
+
+
+# ---------------------------------------------------------------- a book of two notebooks
+
+
+needs_sphinx = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("sphinx", "myst_nb", "sphinx_book_theme"))),
+    reason="no Sphinx: make .venv/book installs what the book needs",
+)
+
+
+@pytest.fixture(scope="module")
+def small_book(tmp_path_factory):
+    """A book of one notebook that ran and one that failed; (its folder, seconds of a second build,
+    addresses that were asked for)."""
+    root, asked = tmp_path_factory.mktemp("book"), []
+    own = root / "build" / "synthetic-tiny"
+    own.mkdir(parents=True)
+    (root / "notebooks").mkdir()
+    for name in ("1_base_training", "2_querying", "9_beyond_egl"):
+        shutil.copy(REPOSITORY / "notebooks" / f"{name}.ipynb", root / "notebooks")
+    curves = playable.egl_by_hand([[1 / 3] * 3] * 3, ["·", "a", "b"], 7).data
+    title = nbformat.v4.new_markdown_cell(
+        "# One\n\n$$\\mathrm{EGL}(x) = \\sum_{k} p_k \\lVert g_k \\rVert^2$$\n\n"
+        "[nine](9_beyond_egl.ipynb) and [two](2_querying.ipynb)"
+    )
+    nbformat.write(notebook_of(title, shown(text_html=curves)), own / "1_base_training.ipynb")
+    failed = notebook_of(nbformat.v4.new_markdown_cell("# Two"), failed=True)
+    nbformat.write(failed, own / "2_querying.partial.ipynb")
+    connect = socket.socket.connect
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make, "ROOT", root)
+        patch.setattr(make, "WORK", root / "build" / ".book")
+        patch.setattr(make, "BOOK", root / "build" / "book")
+        patch.setattr(pages, "api", lambda: {"api/index": "# The package\n"})
+        patch.setattr(socket.socket, "connect", lambda s, to: (asked.append(to), connect(s, to)))
+        settings = SimpleNamespace(run="synthetic-tiny", corpus="synthetic")
+        for _ in range(2):
+            begun = time.perf_counter()
+            make.build(make.Book(settings, make.WORK / "source"))
+            took = time.perf_counter() - begun
+    return root / "build" / "book", took, asked
+
+
+@needs_sphinx
+def test_a_book_is_built_without_the_network_and_again_in_no_time(small_book):
+    folder, took, asked = small_book
+    assert asked == [] and took < 20
+    assert (folder / "index.html").exists()
+
+
+@needs_sphinx
+def test_a_notebook_that_failed_says_so_and_the_rest_is_built(small_book):
+    folder = small_book[0]
+    assert (
+        "did not run to its end: cell 2: ValueError: no such pool"
+        in (folder / "notebooks" / "2_querying.html").read_text()
+    )
+    one = (folder / "notebooks" / "1_base_training.html").read_text()
+    assert "<math" in one and 'data-kind="egl_by_hand"' in one and "did not run" not in one
+    assert "2_querying.html" in one and "9_beyond_egl" not in one.partition("<h1>One")[2]
+    assert "9 beyond egl" in (folder / "index.html").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Links, anchors, and what a page makes a browser ask for."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.anchors, self.loads = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        self.anchors |= {known[x] for x in ("id", "name") if known.get(x)}
+        if tag == "a" and known.get("href"):
+            self.links.append(known["href"])
+        if tag == "link" and known.get("rel") != "canonical":
+            self.loads.append(known.get("href", ""))
+        if tag in ("script", "img", "audio", "iframe", "source"):
+            self.loads.append(known.get("src") or "")
+
+
+def check_links(folder: Path) -> None:
+    """No link of a book leads nowhere, and no page asks another machine for anything."""
+    parsed = {path: Page(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")}
+    for path, page in parsed.items():
+        assert not [x for x in page.loads if urlparse(x).scheme in ("http", "https")], path
+        for link in page.links:
+            there = urlparse(link)
+            if there.scheme:
+                continue
+            target = (path.parent / unquote(there.path)).resolve() if there.path else path
+            assert target.exists(), f"{path}: {link}"
+            if there.fragment and target in parsed:
+                anchors = parsed[target].anchors | {"", "top"}
+                assert unquote(there.fragment) in anchors, f"{path}: {link}"
+
+
+@needs_sphinx
+def test_no_link_of_the_small_book_is_broken(small_book):
+    check_links(small_book[0])
+
+
+# ---------------------------------------------------------------- the book of this checkout
+
+BOOK = REPOSITORY / "build" / "book"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+AXE = Path(os.environ.get("ALSPEECH_AXE") or REPOSITORY / "build" / "axe" / "axe.min.js")
+needs_book = pytest.mark.skipif(not (BOOK / "index.html").exists(), reason="no book: make book")
+needs_browser = pytest.mark.skipif(
+    not CHROMIUM or not importlib.util.find_spec("playwright"),
+    reason="no Chromium, or no playwright: apt-get install chromium; pip install playwright",
+)
+
+
+@needs_book
+def test_no_link_of_the_book_is_broken():
+    check_links(BOOK)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        yield player.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+def opened(browser, width: int):
+    """A page, and what went wrong on it: console errors, requests to other machines."""
+    page, wrong = browser.new_page(viewport={"width": width, "height": 900}), []
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
+            else wrong.append(r.url))  # fmt: skip
+    return page, wrong
+
+
+def address_of(name: str) -> str:
+    return (BOOK / name).as_uri()
+
+
+@needs_book
+@needs_browser
+@pytest.mark.parametrize("width", [375, 1440])
+def test_every_page_opens_without_an_error_and_fits_its_window(browser, width):
+    page, wrong = opened(browser, width)
+    for path in sorted(BOOK.rglob("*.html")):
+        page.goto(path.as_uri())
+        over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert over <= 0 and not wrong, (path.name, over, wrong)
+
+
+@pytest.fixture
+def ranking(browser):
+    if not (BOOK / "notebooks" / "4_rankings.html").exists():
+        pytest.skip("this book has no notebook 4")
+    page, wrong = opened(browser, 1440)
+    begun = time.perf_counter()
+    page.goto(address_of("notebooks/4_rankings.html"))
+    figure = page.locator('.alspeech[data-kind="ranking"]')
+    figure.locator("path.dot").first.wait_for(state="attached")
+    yield SimpleNamespace(page=page, figure=figure, took=time.perf_counter() - begun)
+    assert wrong == []
+    page.close()
+
+
+def heard(ranking, before=None) -> str:
+    """The utterance that is played, when ``play()`` has kept its promise."""
+    ranking.page.wait_for_function(
+        "before => { const now = document.querySelector('.alspeech[data-kind=ranking]').dataset;"
+        "return now.heard && now.heard === now.current && now.heard !== before }", arg=before,
+    )  # fmt: skip
+    return ranking.figure.get_attribute("data-heard")
+
+
+@needs_book
+@needs_browser
+def test_the_ranking_page_is_small_soon_there_and_has_much_to_hear(ranking):
+    assert (BOOK / "notebooks" / "4_rankings.html").stat().st_size < 10e6
+    assert ranking.took < 2 or os.getloadavg()[0] > 2  # a busy machine proves nothing
+    text = ranking.figure.locator('script[type="application/json"]').text_content()
+    data = json.loads(text)
+    assert len(data["clips"]) >= min(300, len(data["points"]))
+
+
+@needs_book
+@needs_browser
+def test_a_click_on_a_dot_plays_it_and_shows_what_was_said_and_believed(ranking):
+    dot = ranking.figure.locator("path.dot:not(.mute)").nth(7)
+    dot.scroll_into_view_if_needed()
+    box = dot.bounding_box()
+    ranking.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    utt_id = heard(ranking)
+    text = ranking.figure.locator('script[type="application/json"]').text_content()
+    (point,) = [p for p in json.loads(text)["points"] if p["id"] == utt_id]
+    told = ranking.figure.locator(".about").text_content()
+    assert (point["text"] or "(no words)") in told
+    rows = ranking.figure.locator("table.nbest tbody tr")
+    assert rows.count() == len(point["nbest"])
+    assert (point["nbest"][0][0] or "(nothing)") in rows.first.text_content()
+
+
+@needs_book
+@needs_browser
+def test_the_keyboard_alone_plays_switches_axes_and_selects(ranking):
+    keyboard = ranking.page.keyboard
+    ranking.figure.locator('select[data-axis="x"]').focus()
+    before = ranking.figure.get_attribute("data-x")
+    keyboard.press("ArrowDown")
+    ranking.page.wait_for_function(
+        "x => document.querySelector('.alspeech[data-kind=ranking]').dataset.x !== x", arg=before
+    )
+    for _ in range(12):  # on, by the Tab key, to the picture
+        keyboard.press("Tab")
+        if ranking.page.evaluate("document.activeElement.className") == "board":
+            break
+    keyboard.press("ArrowUp")
+    first = heard(ranking)
+    keyboard.press("ArrowLeft")
+    heard(ranking, before=first)
+    keyboard.press("Shift+ArrowLeft")
+    keyboard.press("Shift+ArrowUp")
+    assert int(ranking.figure.get_attribute("data-selected")) >= 1
+    keyboard.press("Escape")
+    assert ranking.figure.get_attribute("data-selected") == ""
+
+
+@needs_book
+@needs_browser
+def test_a_region_says_what_is_over_represented_in_it(ranking):
+    ranking.figure.locator('[data-preset="circle"]').click()
+    count = int(ranking.figure.get_attribute("data-selected"))
+    dots = ranking.figure.locator("path.dot").count()
+    assert count == max(1, round(dots / 20))
+    assert f"In the region: {count} of {dots}" in ranking.figure.locator(".over").text_content()
+    ranking.figure.locator('[data-preset="none"]').click()
+    box = ranking.figure.locator(".board svg").bounding_box()
+    mouse = ranking.page.mouse
+    mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.1 * box["height"])
+    mouse.down()
+    mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"], steps=4)
+    mouse.up()
+    assert 0 < int(ranking.figure.get_attribute("data-selected")) < dots
+    ranking.figure.locator("summary").click()  # the same as a table
+    rows = ranking.figure.locator("details tbody tr")
+    assert rows.count() == int(ranking.figure.get_attribute("data-selected"))
+
+
+@needs_book
+@needs_browser
+def test_search_finds_pctc(browser):
+    page, _ = opened(browser, 1440)
+    page.goto(address_of("search.html") + "?q=pCTC")
+    page.locator("#search-results li a").first.wait_for(timeout=20_000)
+    assert page.locator("#search-results li").count() > 1
+
+
+@needs_book
+@needs_browser
+@pytest.mark.skipif(not AXE.exists(), reason="no build/axe/axe.min.js: npm pack axe-core has it")
+def test_axe_finds_no_serious_violation(browser):
+    page, _ = opened(browser, 1440)
+    names = ["index.html", "systems/egl.html", "add_a_score.html", "api/alspeech.acquisition.html"]
+    names += [f"notebooks/{p.name}" for p in sorted((BOOK / "notebooks").glob("*.html"))]
+    found = []
+    for name in names:
+        page.goto(address_of(name))
+        page.wait_for_timeout(200)
+        page.add_script_tag(path=str(AXE))
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        found += [
+            (name, v["id"], v["nodes"][0]["html"][:160], len(v["nodes"]))
+            for v in result["violations"] if v["impact"] in ("serious", "critical")
+        ]  # fmt: skip
+    assert found == []
