@@ -29,6 +29,7 @@ toc_object_entries = False
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_search_summary = False  # it asks a server for pages, and there may be none

@@ -94,8 +94,9 @@ def _output(output, heading: str, why_silent: str):
         )
     if "image/png" in data:  # the HTML has the picture and its alternative text
         del data["image/png"]
-    if "text/html" in data and why_silent:
-        data["text/html"] = silent(_text(data["text/html"]), why_silent)
+    if "text/html" in data:
+        text = playable.refreshed(_text(data["text/html"]))
+        data["text/html"] = silent(text, why_silent) if why_silent else text
     return output
 
 

@@ -255,6 +255,7 @@ def build(book: Book) -> Path:
     html, doctrees, before = WORK / "html", WORK / "doctrees", WORK / "pages"
     book.write()
     names = "\n".join(sorted(str(p.relative_to(book.source)) for p in book.written))
+    names += (HERE / "conf.py").read_text(encoding="utf-8")  # Sphinx looks at its values only
     if not before.exists() or before.read_text() != names:  # no page of before stays behind
         shutil.rmtree(html, ignore_errors=True)
         shutil.rmtree(doctrees, ignore_errors=True)

@@ -313,7 +313,7 @@
         play(points[current]);
       } else if (event.key === "Escape") select(null);
     });
-    // the nearest dot that lies within 45 degrees of the way
+    // the nearest dot that lies within 45 degrees of the way, or else on that side
     function next([dx, dy]) {
       const all = points.map((_, i) => i).filter((i) => can(i));
       if (current < 0 || !drawn(current)) return all.sort((a, b) => Math.hypot(...at(a)) - Math.hypot(...at(b)))[0];
@@ -322,7 +322,8 @@
       for (const i of all) {
         const [u, v] = [at(i)[0] - a, at(i)[1] - b];
         const along = u * dx + v * dy, off = Math.abs(u * dy) + Math.abs(v * dx);
-        if (along > 0 && off <= along && along + 2 * off < least) { least = along + 2 * off; best = i; }
+        const cost = along + 2 * off + (off > along ? 10 : 0);
+        if (along > 0 && cost < least) { least = cost; best = i; }
       }
       return best;
     }
