@@ -16,6 +16,7 @@ import nbformat
 from alspeech.workshop import playable
 from alspeech.workshop.errors import UserError, cut, cut_path
 
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 AUDIO = re.compile(r"<audio\b.*?</audio>", re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
@@ -61,7 +62,7 @@ def for_the_book(notebook, links: Callable[[str], str], why_silent: str = ""):
     """A copy to be shown; ``links`` rewrites Markdown's links. ``why_silent``: its recordings may
     not be published, for this reason."""
     made = copy.deepcopy(notebook)
-    made.metadata = nbformat.NotebookNode(kernelspec=notebook.metadata.get("kernelspec", {}))
+    made.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     hidden = {"colab", "papermill-error-cell-tag"}
     made.cells = [c for c in made.cells if not hidden & set(c.metadata.get("tags", []))]
     heading = ""
