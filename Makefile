@@ -86,8 +86,8 @@ $(SYSTEMS):
 all: ## every system, one after another
 	@for system in $(SYSTEMS); do $(MAKE) --no-print-directory $$system; done
 
-book: .venv/book ## static pages in build/book from the notebooks that make all has executed
-	$(PY) book/make.py $(WHAT)
+book: build/.book/made-$(RUN) ## static pages in build/book from the notebooks that make all has executed
+	@echo 'build/book/index.html is up to date'
 
 check: .venv/installed ## read and check CORPUS in DATA, show what was found, train nothing
 	$(PY) -m alspeech check $(WHAT)
@@ -152,6 +152,10 @@ distclean: clean ## remove the installation, too
 # ---- how things are made
 SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyle) configs/$(PRESET).yaml configs/scenarios.yaml)
 
+PAGES   := $(wildcard $(OUT)/*.ipynb $(OUT)/*/*.ipynb notebooks/*.ipynb course/*.ipynb course/*/*.ipynb results/*/*.csv \
+           *.md */README.md book/*.py $(addprefix book/,pages/*.md pages/*/*.md _static/*) \
+           $(addprefix src/alspeech/,*.py */*.py workshop/*.js workshop/*.css))
+
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
 	  echo "error: $$($(PYTHON) --version) found, 3.11 to 3.14 needed: make PYTHON=python3.12" >&2; exit 1; }
@@ -172,6 +176,10 @@ SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyl
 .venv/book: book/requirements.lock .venv/installed
 	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $<
 	@touch $@
+
+# make.py leaves this behind, and takes away that of another run's book
+build/.book/made-$(RUN): .venv/book $(PAGES) $(if $(wildcard build/book/index.html),,FORCE) $(if $(REPOSITORY),FORCE)
+	$(PY) book/make.py $(WHAT)
 
 # rivals of the benchmark, apart from our own packages; one that cannot be had is left out
 build/rivals/installed: benchmarks/flashlight.lock benchmarks/pyctcdecode.lock | .venv/installed

@@ -273,6 +273,9 @@ def build(book: Book) -> Path:
     shutil.copytree(html, new, ignore=shutil.ignore_patterns(".buildinfo*", "objects.inv"))
     shutil.rmtree(BOOK, ignore_errors=True)
     new.rename(BOOK)
+    for made in WORK.glob("made-*"):
+        made.unlink()
+    (WORK / f"made-{book.run}").touch()  # until something changes, there is nothing to do
     return BOOK / "index.html"
 
 
