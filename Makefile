@@ -86,8 +86,10 @@ $(SYSTEMS):
 all: ## every system, one after another
 	@for system in $(SYSTEMS); do $(MAKE) --no-print-directory $$system; done
 
-book: build/.book/made-$(RUN) ## static pages in build/book from the notebooks that make all has executed
-	@echo 'build/book/index.html is up to date'
+book: .venv/book ## static pages in build/book from the notebooks that make all has executed
+	@if [ -d $(OUT) -a -e build/book/index.html -a -e $(MADE) -a -z "$(REPOSITORY)" ] && \
+	  [ -z "$$(find $(OUT) $(PAGES) -maxdepth 0 -newer $(MADE) -print -quit)" ]; then \
+	  echo 'build/book/index.html is up to date'; else $(PY) book/make.py $(WHAT); fi
 
 check: .venv/installed ## read and check CORPUS in DATA, show what was found, train nothing
 	$(PY) -m alspeech check $(WHAT)
@@ -152,6 +154,8 @@ distclean: clean ## remove the installation, too
 # ---- how things are made
 SOURCES := $(wildcard $(addprefix src/alspeech/,*.py */*.py */*.yaml */*.mplstyle) configs/$(PRESET).yaml configs/scenarios.yaml)
 
+# what the book is made of, and what make.py leaves behind of the run that it was made of; no notebook is executed for it
+MADE    := build/.book/made-$(RUN)
 PAGES   := $(wildcard $(OUT)/*.ipynb $(OUT)/*/*.ipynb notebooks/*.ipynb course/*.ipynb course/*/*.ipynb results/*/*.csv \
            *.md */README.md book/*.py $(addprefix book/,pages/*.md pages/*/*.md _static/*) \
            $(addprefix src/alspeech/,*.py */*.py workshop/*.js workshop/*.css))
@@ -176,10 +180,6 @@ PAGES   := $(wildcard $(OUT)/*.ipynb $(OUT)/*/*.ipynb notebooks/*.ipynb course/*
 .venv/book: book/requirements.lock .venv/installed
 	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $<
 	@touch $@
-
-# make.py leaves this behind, and takes away that of another run's book
-build/.book/made-$(RUN): .venv/book $(PAGES) $(if $(wildcard build/book/index.html),,FORCE) $(if $(REPOSITORY),FORCE)
-	$(PY) book/make.py $(WHAT)
 
 # rivals of the benchmark, apart from our own packages; one that cannot be had is left out
 build/rivals/installed: benchmarks/flashlight.lock benchmarks/pyctcdecode.lock | .venv/installed
