@@ -496,6 +496,8 @@ def address_of(name: str) -> str:
 def test_every_page_opens_without_an_error_and_fits_its_window(browser, width):
     page, wrong = opened(browser, width)
     for path in pages_of(BOOK):
+        if width > 1000 and path.parent.name == "api":
+            continue  # seventy of one make: the narrow window sees them all
         page.goto(path.as_uri())
         over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert over <= 0 and not wrong, (path.name, over, wrong)
@@ -594,6 +596,7 @@ def test_a_region_says_what_is_over_represented_in_it(ranking):
     assert 0 < int(ranking.figure.get_attribute("data-selected")) < dots
     ranking.figure.locator("summary").click()  # the same as a table
     rows = ranking.figure.locator("details tbody tr")
+    rows.first.wait_for()
     assert rows.count() == int(ranking.figure.get_attribute("data-selected"))
 
 
