@@ -158,6 +158,8 @@ ROOMS = {
     "": ("The paper", "src/alspeech"),
     "speech": ("Where utterances come from", "src/alspeech/speech"),
     "sisters": ("The other systems", "src/alspeech/sisters"),
+    "field": ("Your own recordings and recognisers", "src/alspeech/field"),
+    "course": ("The course", "src/alspeech/course"),
     "workshop": ("What all use", "src/alspeech/workshop"),
 }
 
