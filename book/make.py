@@ -43,6 +43,9 @@ class Book:
             for path in sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("course/**/*.ipynb")])
             if ".ipynb_checkpoints" not in path.parts
         }
+        # labs are read as the student gets them, not executed
+        self.found |= {name: ROOT / path for name, path in self.committed.items()
+                       if path.startswith("course/")}  # fmt: skip
         self.missing = [
             name for name, path in self.committed.items()
             if name not in self.found and path.startswith("notebooks/")

@@ -153,6 +153,15 @@ def test_no_solution_is_in_the_students_version(path):
 
 
 @pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_what_the_book_and_colab_show_is_the_students_version(path):
+    made = labs.published()[path.with_suffix(".ipynb")]
+    assert path.with_suffix(".ipynb").read_text(encoding="utf-8") == made, "make course"
+    hidden = [line for line in labs.solutions(text_of(path), path.name) if len(line) > 9]
+    shown = {line.strip() for cell in json.loads(made)["cells"] for line in cell["source"]}
+    assert hidden and not shown & set(hidden)
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
 def test_a_lab_has_goal_story_exercises_in_order_and_an_argument(path):
     text, number = text_of(path), path.stem[-1]
     own = [name for name in KNOWN if name.startswith(number + ".")]

@@ -1,6 +1,7 @@
 """Labs: one source, two versions.
 
-    make course    build/course/<run>/: student/ and solutions/, and what is handed out as a zip
+    make course    build/course/<run>/: student/ and solutions/, and what is handed out as a zip;
+                   course/lab1.ipynb …: the student's version for the book, Colab and Binder
 
 A source, ``course/lab1.md``, is Markdown whose ``python`` blocks become code cells. What stands
 between ``### BEGIN SOLUTION`` and ``### END SOLUTION`` (comments, in prose: ``<!-- BEGIN SOLUTION
@@ -28,6 +29,13 @@ BEGIN, END = "BEGIN SOLUTION", "END SOLUTION"
 MARK = re.compile(r"^\s*(?:###|<!--) (BEGIN|END) SOLUTION(?: -->)?\s*$")
 YOURS = "# your answer"
 HANDED_OUT = ("assignment.md", "example.py")  # beside the labs
+PUBLISHED = "smoke"  # the preset of what is read in the book and opened on Colab
+COLAB = """\
+if "google.colab" in str(get_ipython()):  # there only: the package, beside Colab's own torch
+    address = input("address of the repository that this notebook is from: https://")
+    get_ipython().system(f"git clone --quiet --depth 1 https://{address} /content/alspeech")
+    get_ipython().run_line_magic("pip", "install --quiet /content/alspeech")
+    get_ipython().run_line_magic("env", "ALSPEECH_ROOT=/content/alspeech")"""
 
 
 class Line(NamedTuple):
@@ -112,6 +120,22 @@ def notebook(text: str, solved: bool, name: str, preset: str = ""):
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
+def published() -> dict[Path, str]:
+    """The notebooks that lie beside the sources, and what they must hold: the student's version,
+    with the cell that installs the package on Colab."""
+    import nbformat
+
+    found = {}
+    for path in sources():
+        made = notebook(path.read_text(encoding="utf-8"), False, path.stem, PUBLISHED)
+        cell = nbformat.v4.new_code_cell(
+            COLAB, id=f"{path.stem}-colab", metadata={"tags": ["colab"]}
+        )
+        made.cells.insert(1, cell)
+        found[path.with_suffix(".ipynb")] = nbformat.writes(made) + "\n"
+    return found
+
+
 def prepare(settings: Settings) -> None:
     """Compute what the labs find ready beside the run, so that nobody waits for it in class: first
     passes of the two seeds that lab 4 looks at."""
@@ -121,7 +145,8 @@ def prepare(settings: Settings) -> None:
 
 
 def make(settings: Settings) -> Path:
-    """Write both versions and the zip into ``build/course/<run>``; returns the zip's path.
+    """Write both versions and the zip into ``build/course/<run>``, and what is
+    :func:`published`; returns the zip's path.
 
     Raises ``UserError`` where there are no sources, or one that is not to be read.
     """
@@ -138,6 +163,9 @@ def make(settings: Settings) -> Path:
             text = path.read_text(encoding="utf-8")
             made = notebook(text, solved, path.stem, settings.preset)
             written[f"{place}/{path.stem}.ipynb"] = nbformat.writes(made) + "\n"
+    for path, text in published().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
     for name in HANDED_OUT:
         written[f"student/{name}"] = (SOURCES / name).read_text(encoding="utf-8")
     for place in ("student", "solutions"):  # versions of labs that are no more
