@@ -170,7 +170,7 @@ def test_an_edit_elsewhere_changes_no_code(computed, edit, module, old, kept):
 @pytest.mark.parametrize("module, old, new, changed", [
     # a step's own function, and what it calls in its module
     ("experiment", "updates=config.base_updates", "updates=1", {"base"}),
-    ("experiment", "updates=updates, rate=rate", "updates=1, rate=rate", {"cell", "all"}),
+    ("experiment", "rate=rate, measured=1", "rate=1, measured=1", {"cell", "all"}),
     ("sisters.loss_prediction", '"rate": config.rate', '"rate": 1.0', {"joint", "whole pool"}),
     ("sisters.pseudo_labels", 'data.split("base"), data', 'data.split("test"), data', {"hard"}),
     ("speech.corpus", "sorted(chosen)]", "sorted(chosen)[:9]]", {"cell", "all", "round",
