@@ -115,7 +115,10 @@ def main() -> int:
             print(work.minutes(settings := work.mine(settings)), flush=True)
             print(work.elsewhere.told(settings))
         elif options.command == "learn" and settings.recogniser:
-            print(work.elsewhere.handed_on(work.mine(settings), options.transcripts))
+            settings = work.mine(settings)
+            if options.transcripts:
+                work.keep(settings, options.transcripts)
+            print(work.elsewhere.handed_on(settings))
         elif options.command == "learn":
             settings = work.mine(settings)
             print(work.said(settings, work.learn(settings, options.transcripts)))

@@ -18,7 +18,7 @@ import pandas as pd
 from .. import experiment
 from ..model import count_parameters
 from ..querying import rank, score, score_options
-from ..speech import corpus, readers, transcripts
+from ..speech import corpus
 from ..workshop.config import ROOT, Settings
 from ..workshop.errors import UserError, cut
 from ..workshop.steps import Step
@@ -118,14 +118,8 @@ def behind(first: pd.Series, full: pd.Series) -> pd.Series:
 LISTS = {"base": "train", "validation": "validation", "test": "test"}
 
 
-def handed_on(settings: Settings, file: str) -> str:
-    """Keep the transcripts of a file (if one is named), and write manifests of all that there are.
-    Returns what a person is told."""
-    if file:
-        found = readers.read(settings.corpus, settings.data, settings.build.outside)
-        new, every = transcripts.bring(settings, file, found.rows)
-        print(f"{new} new transcripts, {every} brought in all: {transcripts.kept(settings)}")
-        corpus.corpus.cache_clear()  # it has these transcripts now
+def handed_on(settings: Settings) -> str:
+    """Write manifests of all transcripts that there are. Returns what a person is told."""
     recogniser(settings)  # can it write them?
     data, folder = corpus.prepare(settings), ROOT / "build" / settings.run
     folder.mkdir(parents=True, exist_ok=True)
