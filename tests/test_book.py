@@ -293,7 +293,9 @@ def test_widgets_and_pictures_without_words_are_replaced():
 def test_a_section_is_what_stands_under_its_heading():
     text = pages.section("README.md", "Your own recordings in five lines")
     assert text.startswith("## Your own recordings in five lines\n")
-    assert "### Which of them should be transcribed next?" in text and "Add a method" not in text
+    assert "make check CORPUS=jsonl DATA=mine" in text and "Add a method" not in text
+    text = pages.section("CONTRIBUTING.md", "What is computed anew, and when")
+    assert "### Interruptions" in text and "## Committing" not in text
     with pytest.raises(UserError, match="no heading 'No such thing'"):
         pages.section("README.md", "No such thing")
 

@@ -510,6 +510,20 @@ def test_what_is_not_on_the_shortlist_stays_behind_it_in_its_order():
     assert list(elsewhere.behind(silent, full)) == [2, 4, 0, 0, 0]
 
 
+def test_a_recogniser_from_elsewhere_scores_a_pool_in_shards_as_in_one(own_modules):
+    home, _ = own_modules
+    record(home / "mine", number=14, labelled=0)
+    settings = load_settings("voices", "jsonl", str(home / "mine"))
+    settings = yours.mine(settings, budget="2", method="egl_renormalised")
+    asked = yours.recogniser(settings)
+    whole, sharded = (
+        elsewhere.pool_scores(replace(settings, shards=n), "entropy", 0, *asked, 2).folder()
+        for n in (1, 3)
+    )
+    assert whole != sharded
+    assert (whole / "scores.csv").read_bytes() == (sharded / "scores.csv").read_bytes()
+
+
 def test_of_a_large_recogniser_full_gradients_are_a_shortlists_only(own_modules, monkeypatch):
     home, _ = own_modules
     record(home / "mine", number=14, labelled=0)

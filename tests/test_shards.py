@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +12,8 @@ import pandas as pd
 import pytest
 
 from alspeech import experiment, plan
+from alspeech import shards as shards_module
+from alspeech.acquisition import ACQUISITIONS
 from alspeech.querying import rank, score
 from alspeech.shards import BATCH, joined, pool_ids, shards_of
 from alspeech.speech import validation
@@ -121,6 +126,41 @@ def test_scores_of_a_computed_run_are_the_same_bytes_in_any_number_of_shards(hou
             assert (step.folder() / "scores.csv").read_bytes() == whole.read_bytes()
 
 
+def test_a_shard_that_was_killed_goes_on_and_finished_ones_stay_as_they_are(house):
+    """The process that scores dies within the second shard; the same call ends what it began."""
+    settings = dataclasses.replace(house.settings["scores"], shards=2)
+    house.patch.setattr("alspeech.workshop.store.CHECKPOINT_SECONDS", 0)
+    for module in (experiment, shards_module):  # several batches in a shard of so small a pool
+        house.patch.setattr(module, "BATCH", 2)
+    whole, parts = (
+        experiment.pool_scores(settings, "pctc", 0),
+        [experiment.shard(settings, "pctc", number, 0) for number in range(2)],
+    )
+    undisturbed = (whole.folder() / "scores.csv").read_bytes()
+    for step in (whole, parts[1]):
+        shutil.rmtree(step.folder())
+    finished = parts[0].find() / "scores.csv"
+    made, pctc, scored = finished.stat().st_mtime_ns, ACQUISITIONS["pctc"], []
+
+    def watched(model, batch, **options):
+        scored.extend(batch.utt_ids)
+        if os.getpid() != parent and len(scored) > 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pctc(model, batch, **options)
+
+    house.patch.setitem(ACQUISITIONS, "pctc", watched)
+    parent = os.getpid()
+    if (child := os.fork()) == 0:
+        whole.folder()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert whole.find() is None and parts[1].find() is None
+    assert (whole.folder() / "scores.csv").read_bytes() == undisturbed
+    assert finished.stat().st_mtime_ns == made
+    # two batches were saved before the kill
+    assert len(scored) == len(experiment.read_scores(parts[1].folder())) - 4
+
+
 def test_what_looks_at_all_of_the_pool_is_scored_in_one():
     settings = dataclasses.replace(load_settings("smoke"), shards=4)
     several = {x for x in ("egl", "random", "random_clusters", "oracle_loss", "fisher_ratio")
@@ -208,6 +248,8 @@ def test_a_plan_has_every_step_and_the_number_of_cells(monkeypatch):
     hours = (12_500 * 32 * 2.0 + 5240 * 0.5 + 10 * 2048 * 0.5 * 2 / 3 + prepared) / 3600
     assert table.loc["base models", "hours"] == pytest.approx(hours)
     assert table.loc["base models", "memory"] > 2 and table["disk in all"].sum() > 30
+    assert table.loc["features", "hours"] == pytest.approx(0.001 * 288_519 / 3600, rel=1e-3)
+    assert "corpus" not in table.index  # it is not spoken here
     known = plan.sizes(settings)
     assert known["base"][0] == 28_539 and known["pool"][0] == 252_692
 

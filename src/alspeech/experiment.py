@@ -190,8 +190,9 @@ def shard(
     def compute(folder: Path) -> dict:
         data, scorer = corpus.prepare(settings), load(settings, seed)
         pool = data.split("pool")
-        part = pool[shards_of(data.store, pool, count) == number]
-        scores = score(scorer, data.store, part, strategy, BATCH, Checkpoint(folder), **options)
+        store = as_read(scorer, pool, data.store)
+        part = pool[shards_of(store, pool, count) == number]
+        scores = score(scorer, store, part, strategy, BATCH, Checkpoint(folder), **options)
         scores.to_csv(folder / "scores.csv")
         return {"utterances": len(scores)}
 

@@ -147,6 +147,19 @@ def single(differences: pd.DataFrame) -> str:
     )
 
 
+def counted(differences: pd.DataFrame) -> str:
+    """:func:`single` in one sentence: how many of all comparisons have which verdict."""
+    table = ends(differences)[1]
+    percents = sorted(map(float, table["query_percent"].unique()))
+    count = table["verdict"].value_counts()
+    words = [*DECIDED, *sorted(set(count.index) - set(DECIDED))]
+    said = [f"{count[word]} *{word}*" for word in words if word in count]
+    return (
+        f"Of {len(table)} comparisons with random at {listed(map(at, percents))} % (every method, "
+        f"every measure below): {listed(said)}."
+    )
+
+
 def _left(table: pd.DataFrame) -> str:
     """What a correction leaves of comparisons, all of it, the better and the worse."""
     left = table[table["verdict"].isin(["better", "worse"])]

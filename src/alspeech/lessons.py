@@ -15,6 +15,7 @@ from .findings import (
     against_random,
     at,
     cell,
+    counted,
     ends,
     gain,
     judged,
@@ -106,9 +107,9 @@ RULES = (  # which scenarios it is about, whether a query should pay there, and 
 )  # fmt: skip
 
 
-def rules(differences: pd.DataFrame) -> list[str]:
+def rules(differences: pd.DataFrame, named: bool = True) -> list[str]:
     """Rules of thumb, each with what supports it and what speaks against it: every method's
-    verdict in the area under the curve of macro WER."""
+    verdict in the area under the curve of macro WER. ``named`` names what supports it, too."""
     area, said = endpoint(differences), []
     for scenarios, expected, rule in RULES:
         rows = area[area["scenario"].isin(scenarios)]
@@ -120,7 +121,7 @@ def rules(differences: pd.DataFrame) -> list[str]:
         shown = "Shown" if len(hits) == len(rows) else "Shown in part" if len(hits) else "Not shown"
         text = f"**{rule}?** {shown} ({listed(map(name, rows['scenario'].unique()))}): "
         text += f"*{expected}* in {len(hits)} of {len(rows)} comparisons of a method with random"
-        text += f" ({_told(hits)})" if len(hits) else ""
+        text += f" ({_told(hits)})" if named and len(hits) else ""
         text += f"; counter-examples: {_told(misses)}" if len(misses) else "; no counter-example"
         open_ = len(rows) - len(hits) - len(misses)
         said.append(f"{text}; {open_} neither." if open_ else f"{text}.")
@@ -205,17 +206,19 @@ def main_run() -> str:
     """What Figure 1 and Figure 2 show, by default: which scenario, and what is left of it."""
     curves, differences = run_tables(MAIN)
     (scenario,) = curves["scenario"].unique()
-    scores = table(MAIN, "scores")
-    pctc, egl = (spread(*rho(scores, n, "entropy"), 2, sign=False) for n in ("pctc", "egl"))
     updates = listed(f"{n:,}" for n in sorted(curves["updates"].unique()))
     return "\n\n".join([
         f"{name(scenario)}, **{seeds(MAIN)} seeds** (this figure): {load_scenario(scenario).about} "
         f"Every cell is trained for {updates} updates. All labels of the pool take "
         f"{spread(*gain(curves, PRIMARY), sign=False)} points off the macro WER of a model that "
-        f"goes on with the base data alone. {single(differences)}",
+        f"goes on with the base data alone. {counted(differences)}",
         against_random(differences),
-        f"Of the rankings, Spearman's ρ of pCTC and entropy is {pctc}, of EGL and entropy {egl}.",
     ])  # fmt: skip
+
+
+def main_singles() -> str:
+    """All comparisons of the default run, at single percentages, too."""
+    return single(run_tables(MAIN)[1])
 
 
 def map_() -> str:
@@ -231,8 +234,13 @@ def map_() -> str:
             *(cell(area.loc[(scenario, m)]) for m in methods),
         ])  # fmt: skip
     head = ["scenario", "base", "all labels", *(f"{label(m)} − random" for m in methods)]
-    every = "\n\n".join(rules(differences))
+    every = "\n\n".join(rules(differences, named=False))
     return f"{seeds(LONG)} seeds.\n\n{markdown(head, rows)}\n\n{every}"
+
+
+def of_rules() -> str:
+    """What supports each rule of thumb, in full."""
+    return "\n\n".join(rules(run_tables(LONG)[1]))
 
 
 def of_claims() -> str:
@@ -303,6 +311,6 @@ NOTEBOOKS = {3: "error_curves", 4: "rankings"}
 
 
 PASSAGES = {
-    "main run": main_run, "paper": paper, "map": map_, "claims": of_claims,
-    "scenarios": scenarios, "studies": of_studies,
+    "main run": main_run, "main singles": main_singles, "paper": paper, "map": map_,
+    "rules": of_rules, "claims": of_claims, "scenarios": scenarios, "studies": of_studies,
 }  # fmt: skip

@@ -9,6 +9,7 @@ Legend: B utterances, T frames.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import soundfile
 import torch
 
 from .devices import device
@@ -25,7 +27,7 @@ from .model import DeepSpeech2, count_parameters
 from .querying import score, score_options
 from .selection import SELECTIONS
 from .speech import corpus, synthesis
-from .speech.features import Batch, FeatureExtractor, group_by_length, input_frames
+from .speech.features import Batch, extract, group_by_length, input_frames
 from .speech.manifests import read_manifest, write_manifest
 from .speech.text import ENGLISH
 from .training import fit
@@ -39,6 +41,7 @@ LIBRISPEECH = {  # utterances and hours, as openslr.org/12 and the subsets' list
 }  # fmt: skip
 LIMIT = 2.0  # seconds for one measurement
 LETTERS = 14  # of a transcript, a second of speech
+HEARD = 200  # utterances whose features are computed
 
 
 def sizes(settings: Settings) -> dict[str, tuple[int, float]]:
@@ -56,11 +59,18 @@ def sizes(settings: Settings) -> dict[str, tuple[int, float]]:
     if settings.corpus != "synthetic":
         raise UserError(f"the sizes of CORPUS={settings.corpus} are not known yet: run make check "
                         "with the same words first")  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:  # a few of each split
-        few = replace(build, base=12, pool=12, validation=12, test=12)
-        synthesis.build(Path(folder), few, 1, settings.drawn.content)
-        means = read_manifest(Path(folder) / "manifest.jsonl").groupby("split")["duration"].mean()
+    means = _spoken(settings, 12)[1]
     return {name: (getattr(build, name), float(means[name])) for name in SPLITS}
+
+
+def _spoken(settings: Settings, count: int) -> tuple[float, pd.Series]:
+    """So many utterances of each split, spoken: seconds of a core, and how long they are."""
+    few = replace(settings.built, **dict.fromkeys(SPLITS, count))
+    begun = sum(os.times()[:4])  # those of the processes that speak, too
+    with tempfile.TemporaryDirectory() as folder:
+        synthesis.build(Path(folder), few, 1, settings.drawn.content)
+        manifest = read_manifest(Path(folder) / "manifest.jsonl")
+    return sum(os.times()[:4]) - begun, manifest.groupby("split")["duration"].mean()
 
 
 class Simulated:
@@ -123,8 +133,8 @@ def _utterances(count: int, frames: int, settings: Settings) -> pd.DataFrame:
 
 def throughput(settings: Settings, frames: dict[str, int]) -> dict[str, float]:
     """Seconds an utterance of training, of every strategy's score, of the test, and of what is read
-    of the corpus before each (``prepared``); of ``features`` a second of audio. ``frames``: T of a
-    typical utterance of every split."""
+    of the corpus before each (``prepared``), of its ``features``, and, if it is spoken here, of
+    that. ``frames``: T of a typical utterance of every split."""
     torch.set_num_threads(1)
     model = DeepSpeech2(settings.model, len(ENGLISH)).to(device())
     config, bins = settings.training, settings.model.bins
@@ -149,19 +159,22 @@ def throughput(settings: Settings, frames: dict[str, int]) -> dict[str, float]:
     for strategy in (name for name in settings.strategies if name not in SELECTIONS):
         found[strategy] = per_utterance(scored(strategy), frames["pool"], 32)
     found["test"] = per_utterance(tested, frames["test"], 32)
-    extractor = FeatureExtractor(settings.model)
-    noise = torch.randn(settings.model.sample_rate)
-    begun = time.process_time()
-    for _ in range(20):
-        extractor(noise, settings.model.sample_rate)
-    features = (time.process_time() - begun) / 20
     with tempfile.TemporaryDirectory() as folder:
         path, some = Path(folder) / "manifest.jsonl", _utterances(2000, frames["pool"], settings)
         write_manifest(path, some.assign(path="audio/pool/pool-00000.wav", split="pool", kind="x"))
         begun = time.process_time()
         read_manifest(path)
-        prepared = (time.process_time() - begun) / len(some)
-    return found | {"features": features, "prepared": prepared}
+        found["prepared"] = (time.process_time() - begun) / len(some)
+        rate, some = settings.model.sample_rate, some[:HEARD]
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, int(rate * some["duration"].iloc[0]))
+        soundfile.write(Path(folder) / "noise.wav", noise, rate)
+        begun = time.process_time()
+        extract(Path(folder), some.assign(path=str(Path(folder) / "noise.wav")), settings.model)
+        found["features"] = (time.process_time() - begun) / len(some)
+    if settings.corpus == "synthetic":  # what it takes to begin is as much for many as for few
+        few, more = (_spoken(settings, count)[0] for count in (5, 25))
+        found["spoken"] = max(0.0, more - few) / (len(SPLITS) * 20)
+    return found
 
 
 def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFrame:
@@ -172,7 +185,6 @@ def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFram
     frames = {name: input_frames(model, count) for name, count in samples.items()}
     seconds = throughput(settings, frames)
     counts = {name: count for name, (count, _) in known.items()}
-    audio = sum(count * mean for count, mean in known.values())
     config, seeds = settings.training, settings.seeds
     parameters = count_parameters(DeepSpeech2(model, len(ENGLISH)))
     gib = 2**30
@@ -191,8 +203,16 @@ def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFram
 
     after = config.updates + (config.base_updates if config.refit == "scratch" else 0)
     shards = settings.shards
+    utterances = sum(counts.values())
     rows = [
-        ("features", 1, audio * seconds["features"], 0.5, 2 * model.bins * total / gib),
+        (
+            "corpus",
+            int("spoken" in seconds),
+            utterances * seconds.get("spoken", 0),
+            0.2,
+            2 * sum(counts[name] * samples[name] for name in counts) / gib,
+        ),
+        ("features", 1, utterances * seconds["features"], 0.5, 2 * model.bins * total / gib),
         (
             "learning rates",
             len(settings.rates),
