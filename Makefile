@@ -165,20 +165,22 @@ PAGES   := $(wildcard $(OUT)/*.ipynb $(OUT)/*/*.ipynb notebooks/*.ipynb course/*
 	  echo "error: $$($(PYTHON) --version) found, 3.11 to 3.14 needed: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.8
-	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	.venv/bin/uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r requirements.lock
 	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
-	@# compile what numba compiles once, now, and not in every worker of the first run
+	@# compile Python's and numba's code once, now: where PYTHONDONTWRITEBYTECODE is set, every process
+	@# would else compile what it imports, for three times as long as the import takes
+	@$(PY) -m compileall -q src
 	@$(PY) -m alspeech.gradients
 	@touch $@
 
 # extras, when ENGINE asks for one
 .venv/%-installed: requirements-%.lock .venv/installed
-	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes -r $<
+	.venv/bin/uv pip install --quiet --python $(PY) --compile-bytecode --no-deps --require-hashes -r $<
 	@touch $@
 
 # what only the book needs; of what both locks name, the versions are the same
 .venv/book: book/requirements.lock .venv/installed
-	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r $<
+	.venv/bin/uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r $<
 	@touch $@
 
 # rivals of the benchmark, apart from our own packages; one that cannot be had is left out

@@ -213,54 +213,85 @@ def spoken_root(root, spoken):
 
 
 # Runs ``python -m alspeech`` in forks of a process that has imported what others wrote (which
-# takes longer than most of what is asked for here) and nothing of ours.
+# takes longer than most of what is asked for here) and nothing of ours. A line asks, one answers.
 COMMANDS = """
-import atexit, gc, json, os, runpy, sys, threading, traceback
+import atexit, gc, json, os, resource, runpy, sys, threading, traceback
 import alspeech.studies, alspeech.sisters.findings, alspeech.speech.synthesis
 import scipy.cluster.vq, scipy.signal, torch._dynamo
 for name in [name for name in sys.modules if name.partition(".")[0] == "alspeech"]:
     del sys.modules[name]
 gc.collect()
 gc.freeze()
-for line in sys.stdin:
-    folder, arguments, environment = json.loads(line)
+def begin(folder, arguments, environment, largest):
     child = os.fork()
-    if child == 0:
-        for number, name, how in (0, os.devnull, os.O_RDONLY), (1, "out", 577), (2, "err", 577):
-            os.dup2(os.open(os.path.join(folder, name), how), number)
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.argv, code = ["alspeech", *arguments], 1
-        try:
-            runpy.run_module("alspeech", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-        threading._shutdown()
-        atexit._run_exitfuncs()
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)  # to tidy up after the imports takes longer than a command
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    if child:
+        return child
+    os.setsid()
+    for number, name, how in (0, os.devnull, os.O_RDONLY), (1, "out", 577), (2, "err", 577):
+        os.dup2(os.open(os.path.join(folder, name), how), number)
+    if largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv, code = ["alspeech", *arguments], 1
+    try:
+        runpy.run_module("alspeech", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)  # to tidy up after the imports takes longer than a command
+def end(child, flags):
+    found, status = os.waitpid(child, flags)
+    return os.waitstatus_to_exitcode(status) if found else None
+for line in sys.stdin:
+    what, *given = json.loads(line)
+    print(json.dumps({"begin": begin, "end": end}[what](*given)), flush=True)
 """
 
 
 @functools.cache
 def commands() -> subprocess.Popen:
-    """The process that :func:`alspeech` has its commands forked from; it ends with this one."""
+    """The process that every :class:`Command` is forked from; it ends with this one."""
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", COMMANDS], stdin=pipe, stdout=pipe, text=True)
 
 
+class Command:
+    """``python -m alspeech …`` with its files under ``root``, in a session of its own, none of them
+    larger than ``largest`` bytes."""
+
+    def __init__(self, root: Path, *arguments: str, largest: int | None = None, **environment: str):
+        self.folder = tempfile.TemporaryDirectory()
+        environment = {**os.environ, "ALSPEECH_ROOT": str(root), **environment}
+        self.pid = self._ask("begin", self.folder.name, arguments, environment, largest)
+        self.status = None
+
+    def _ask(self, *what):
+        print(json.dumps(what), file=commands().stdin, flush=True)
+        return json.loads(commands().stdout.readline())
+
+    def poll(self, flags: int = os.WNOHANG) -> int | None:
+        """Its status, if it has ended."""
+        if self.status is None:
+            self.status = self._ask("end", self.pid, flags)
+        return self.status
+
+    def wait(self) -> int:
+        return self.poll(0)
+
+    def told(self, where: str = "err") -> str:
+        return (Path(self.folder.name) / where).read_text()
+
+
 def alspeech(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """``python -m alspeech …`` with its files under ``root``."""
-    environment = {**os.environ, "ALSPEECH_ROOT": str(root), **environment}
-    with tempfile.TemporaryDirectory() as folder:
-        server = commands()
-        print(json.dumps([folder, arguments, environment]), file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
-        told = [(Path(folder) / name).read_text() for name in ("out", "err")]
-    return subprocess.CompletedProcess(arguments, status, *told)
+    """``python -m alspeech …`` with its files under ``root``, to its end."""
+    command = Command(root, *arguments, **environment)
+    status = command.wait()
+    return subprocess.CompletedProcess(arguments, status, command.told("out"), command.told())
 
 
 @pytest.fixture

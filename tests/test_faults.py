@@ -3,39 +3,16 @@ random moments are soak.py's; a few of them are test_properties.py's last test.)
 """
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import alspeech, make_root
+from conftest import Command, alspeech, make_root
 
 RUN = ("run", "--preset", "tiny")
-
-# Starts ``python -m alspeech`` by forking a process that has done the imports, which write nothing
-# and take longer than this preset's work. Each line read starts a run, a process group of its own.
-SERVER = """
-import os, signal, sys
-import alspeech.experiment
-import torch._dynamo, scipy.signal
-from alspeech.__main__ import _leave, main
-signal.signal(signal.SIGINT, _leave)  # a kill may come before main has got that far
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        sys.argv[1:] = line.split()
-        code = main()
-        sys.stdout.flush()
-        os._exit(code)  # to tidy up after the imports takes a second
-    os.setpgid(child, child)  # here, too: whoever is told may kill it at once
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 def small_root(folder: Path) -> Path:
@@ -51,31 +28,8 @@ def root(tmp_path):
     return small_root(tmp_path)
 
 
-class Server:
-    def __init__(self, root: Path, **environment: str):
-        self.log = root / "stderr.log"
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=log, text=True, bufsize=1,
-                env={**os.environ, "ALSPEECH_ROOT": str(root), **environment},
-            )  # fmt: skip
-
-    def start(self) -> int:
-        print(*RUN, file=self.process.stdin)
-        return int(self._answer())
-
-    def wait(self) -> int:
-        return int(self._answer())
-
-    def _answer(self) -> str:
-        while not (line := self.process.stdout.readline().strip()).lstrip("-").isdigit():
-            assert line or self.process.poll() is None  # the runs' own words
-        return line
-
-    def end(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+def start(root: Path, jobs: int = 2, **options) -> Command:
+    return Command(root, *RUN, ALSPEECH_JOBS=str(jobs), **options)
 
 
 def tables(root: Path) -> dict:
@@ -90,10 +44,8 @@ def leftovers(root: Path) -> list:
 def undisturbed(tmp_path_factory):
     """(tables, spoken corpus) of a run that nobody disturbs."""
     root = small_root(tmp_path_factory.mktemp("undisturbed"))
-    server = Server(root, ALSPEECH_JOBS="1")
-    server.start()
-    assert server.wait() == 0, server.log.read_text()
-    server.end()
+    run = start(root, jobs=1)
+    assert run.wait() == 0, run.told()
     assert tables(root).keys() == {
         "error_curves.csv", "scores.csv", "comparisons.csv", "cell_errors.csv", "claims.csv"
     }  # fmt: skip
@@ -110,24 +62,13 @@ def give(root: Path, corpus: Path) -> None:
 # ---------------------------------------------------------------- with workers, by the command
 
 
-def start(root: Path, jobs: int = 2) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "alspeech", *RUN],
-        env={**os.environ, "ALSPEECH_ROOT": str(root), "ALSPEECH_JOBS": str(jobs)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def until(root: Path, pattern: str, run: subprocess.Popen) -> None:
+def until(root: Path, pattern: str, run: Command) -> None:
     while not list(root.glob(pattern)):
-        assert run.poll() is None, run.stderr.read()
+        assert run.poll() is None, run.told()
         time.sleep(0.02)
 
 
-def workers(run: subprocess.Popen) -> list[int]:
+def workers(run: Command) -> list[int]:
     listing = subprocess.run(["ps", "-A", "-o", "pid=,sid="], capture_output=True, text=True)
     pairs = (map(int, line.split()) for line in listing.stdout.splitlines())
     return [pid for pid, session in pairs if session == run.pid and pid != run.pid]
@@ -140,32 +81,31 @@ def test_no_end_leaves_workers_behind_or_says_more_than_a_line(root, undisturbed
     run = start(root)
     until(root, "build/cells/.base-*.lock", run)
     os.killpg(run.pid, signal.SIGINT)
-    said = run.communicate()[1]
-    assert run.returncode == 130 and "Traceback" not in said and "leaked" not in said, said
+    status, said = run.wait(), run.told()
+    assert status == 130 and "Traceback" not in said and "leaked" not in said, said
     assert said.strip().splitlines()[-1] == "interrupted: the same command goes on from here"
     gone(run)
     # a worker is killed, as by the system when memory runs out
     run = start(root)
     while not (busy := [pid for pid in workers(run) if holds_a_lock(pid)]):
-        assert run.poll() is None, run.stderr.read()
+        assert run.poll() is None, run.told()
         time.sleep(0.02)
     os.kill(busy[0], signal.SIGKILL)
-    said = run.communicate()[1].strip().splitlines()[-1]
-    assert run.returncode == 2 and said.startswith("error: a worker process died")
+    status, said = run.wait(), run.told().strip().splitlines()[-1]
+    assert status == 2 and said.startswith("error: a worker process died")
     assert "the same command goes on" in said
     gone(run)
     # the process that started the workers is killed, they are not
     run = start(root)
     until(root, "build/cells/[a-z]*-*", run)
     assert workers(run)
-    run.kill()
+    os.kill(run.pid, signal.SIGKILL)
     run.wait()
     gone(run)
     # two runs at once end well, and with the tables of one
     pair = [start(root, jobs=1), start(root, jobs=1)]
     for run in pair:
-        said = run.communicate()[1]
-        assert run.returncode == 0 and "Traceback" not in said, said
+        assert run.wait() == 0 and "Traceback" not in run.told(), run.told()
     assert tables(root) == undisturbed[0] and not leftovers(root)
 
 
@@ -177,7 +117,7 @@ def holds_a_lock(pid: int) -> bool:
     return any(path.endswith(".lock") for path in opened)
 
 
-def gone(run: subprocess.Popen) -> None:
+def gone(run: Command) -> None:
     deadline = time.monotonic() + 10
     while workers(run):
         assert time.monotonic() < deadline, "workers outlive their parent"
@@ -208,21 +148,12 @@ def test_an_error_in_a_worker_is_one_line_with_what_and_where(
 
 
 def test_a_full_disk_is_one_line_and_damage_is_mended(root, undisturbed):
-    def no_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-
     give(root, undisturbed[1])
-    full = subprocess.run(
-        [sys.executable, "-m", "alspeech", *RUN],
-        env={**os.environ, "ALSPEECH_ROOT": str(root)},
-        preexec_fn=no_room, capture_output=True, text=True,
-    )  # fmt: skip
-    line = full.stderr.strip().splitlines()[-1]
-    assert full.returncode == 2 and "Traceback" not in full.stderr
+    full = start(root, largest=200_000)
+    status, line = full.wait(), full.told().strip().splitlines()[-1]
+    assert status == 2 and "Traceback" not in full.told()
     assert line.startswith("error: ") and "File too large" in line and "make room" in line
-    server = Server(root, ALSPEECH_JOBS="1")
-    server.start()
-    assert server.wait() == 0 and tables(root) == undisturbed[0]
+    assert start(root, jobs=1).wait() == 0 and tables(root) == undisturbed[0]
     harmed = [
         next(root.glob("data/*-features-*/features.npy")),
         next(root.glob("data/*/audio/pool/*3.wav")),
@@ -233,10 +164,9 @@ def test_a_full_disk_is_one_line_and_damage_is_mended(root, undisturbed):
     for path in harmed:
         os.truncate(path, path.stat().st_size // 2)
     shutil.rmtree(root / "results")
-    server.start()
-    assert server.wait() == 0 and tables(root) == undisturbed[0] and not leftovers(root)
-    server.end()
-    said = server.log.read_text()
+    run = start(root, jobs=1)
+    assert run.wait() == 0 and tables(root) == undisturbed[0] and not leftovers(root)
+    said = run.told()
     for path in harmed:
         name = path.relative_to(next(p for p in path.parents if (p / "checksums.json").exists()))
         assert f"is damaged ({name} has changed): computing it again" in said

@@ -21,8 +21,8 @@ from . import statistics
 from .statistics import AREA, MEAN, interval, paired_p, spearman
 from .workshop.config import ROOT
 from .workshop.errors import UserError
-from .workshop.plots import METHOD_STYLE
 from .workshop.store import read_csv, write_text
+from .workshop.styles import METHOD_STYLE
 
 UNITS = {
     "ctc": "CTC loss", "cer": "CER", "wer": "WER", "macro_wer": "macro WER",
