@@ -8,11 +8,12 @@ import pytest
 from test_selection import changed, lot
 
 from alspeech import beyond, experiment, sequel
-from alspeech.beyond import LADDER, ladder, query_facts, variants
+from alspeech.beyond import LADDER, ladder, query_facts, rivals, variants
 from alspeech.selection import SELECTIONS
 from alspeech.speech import corpus
 from alspeech.statistics import AREA
 from alspeech.workshop.config import load_settings
+from alspeech.workshop.store import read_csv, write_csv
 
 
 def curves_of(errors: dict, seeds=6, scenario="even") -> pd.DataFrame:
@@ -48,6 +49,27 @@ def test_a_scenarios_steps_are_corrected_together_and_by_themselves():
     for name in ("even", "junk"):
         part = found[found["scenario"] == name]
         assert list(part["p_holm"]) == pytest.approx(list(alone["p_holm"]))
+
+
+def test_ours_is_held_against_every_other_method_and_the_worse_is_said_as_the_better_is():
+    errors = {**ENDS, "egl": 31.0, "entropy": 26.0, "egl_renormalised": 28.0, "fisher_ratio": 28.0}
+    curves = curves_of(errors)
+    found = rivals(curves).set_index("before")["verdict"]
+    assert dict(found) == {"random": "better", "egl": "better", "entropy": "worse",
+                           "egl_renormalised": "no difference"}  # fmt: skip
+    (text,) = sequel.less_the_others(curves)
+    assert "Fisher ratio less each other method, corrected over the 4" in text
+    assert text.count(", better") == 2 and "; entropy **+" in text and ", worse" in text
+
+
+def test_settings_that_were_read_from_a_file_have_the_preset_s_own_among_them(tmp_path):
+    rows = [
+        {"setting": setting, "value": value, "seed": seed, "macro_wer": 30.0 + gain + 0.1 * seed}
+        for setting, value, gain in (("as it is", "", 0), ("ridge", "10", -1)) for seed in range(3)
+    ]  # fmt: skip
+    write_csv(tmp_path / "settings.csv", pd.DataFrame(rows))
+    table = sequel.others(read_csv(tmp_path / "settings.csv"))
+    assert list(table["difference"]) == pytest.approx([-1])
 
 
 def test_all_of_the_ladder_is_compared_by_default_and_random_too():

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from alspeech import findings, lessons
+from alspeech import findings, lessons, sequel
 from alspeech.sisters import findings as of_sisters
 from alspeech.statistics import AREA, comparisons
 from alspeech.workshop.errors import UserError
 
-ALL = findings.PASSAGES | lessons.PASSAGES | of_sisters.PASSAGES
+ALL = findings.PASSAGES | lessons.PASSAGES | sequel.PASSAGES | of_sisters.PASSAGES
 
 
 @pytest.mark.parametrize("page", findings.FILES)

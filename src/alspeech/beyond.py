@@ -21,6 +21,7 @@ import pandas as pd
 from . import experiment, studies, theory
 from .embeddings import Candidates, first_pass
 from .experiment import base_model, cell, check  # noqa: F401  (the command asks for check)
+from .querying import ALL, BASE
 from .selection import SELECTIONS, selection_options
 from .speech import corpus
 from .statistics import AREA, MARGIN, holm, judged, paired_difference
@@ -44,14 +45,28 @@ OURS = "fisher_ratio"
 
 
 def ladder(curves: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
-    """Each method of the ladder less the one before it in the area under the curve of macro WER, by
+    """Each method of the ladder less the one before it; see :func:`pairs`. ``step`` is what it
+    takes on."""
+    there = [x for x in LADDER if x in set(curves["strategy"])]
+    table = pairs(curves, list(zip(there[1:], there[:-1], strict=True)), margin)
+    return table.assign(step=table["method"].map(LADDER))
+
+
+def rivals(curves: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
+    """Ours less each of the other methods; see :func:`pairs`."""
+    others = [x for x in curves["strategy"].unique() if x not in (OURS, BASE, ALL)]
+    return pairs(curves, [(OURS, other) for other in others], margin)
+
+
+def pairs(curves: pd.DataFrame, methods: list[tuple[str, str]], margin: float) -> pd.DataFrame:
+    """The first of two ``methods`` less the second in the area under the curve of macro WER, by
     scenario; those of a scenario are corrected together. Columns of
-    :func:`statistics.paired_difference`, ``method, before, step`` and ``verdict``."""
-    there, rows = [x for x in LADDER if x in set(curves["strategy"])], []
-    for before, method in zip(there[:-1], there[1:], strict=True):
+    :func:`statistics.paired_difference`, ``method, before`` and ``verdict``."""
+    rows = []
+    for method, before in methods:
         found = paired_difference(curves, method, before, METRIC, AREA, margin)
         found = found[found["query_percent"] == AREA]
-        rows.append(found.assign(method=method, before=before, step=LADDER[method]))
+        rows.append(found.assign(method=method, before=before))
     table = pd.concat(rows, ignore_index=True)
     place = {name: i for i, name in enumerate(curves["scenario"].unique())}
     table = table.sort_values("scenario", key=lambda s: s.map(place), kind="stable")

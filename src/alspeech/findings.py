@@ -220,6 +220,9 @@ RUNS = (  # folder, system's provenance, what, made by, tables
     ("kaldi-recorded", "", "… on read sentences",
      "make figures PRESET=recorded CORPUS=kaldi DATA=…",
      "table1.md error_curves.csv comparisons.csv scores.csv"),
+    (MAIN, "_beyond", "beyond EGL", "make beyond",
+     "beyond_comparisons.csv beyond_steps.csv beyond_settings.csv beyond_rounds.csv "
+     "beyond_queries.csv beyond_argument.csv"),
     (MAIN, "_audit", "suspicious transcripts", "make audit", "audit.csv"),
     (MAIN, "_loss_prediction", "loss prediction", "make loss-prediction",
      "lp_curves.csv lp_variants.csv lp_predictions.csv lp_scores.csv"),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .beyond import LADDER, METRIC, OURS
+from .beyond import LADDER, METRIC, OURS, rivals
 from .findings import (
+    MAIN,
+    against_random,
     cell,
+    counted,
     judged,
     label,
     markdown,
     name,
     of,
     spread,
+    table,
     tested,
 )  # fmt: skip
 from .lessons import in_rounds, in_scenarios
@@ -71,7 +75,8 @@ def on_the_ladder(steps: pd.DataFrame) -> list[str]:
 def others(settings: pd.DataFrame) -> pd.DataFrame:
     """The Fisher ratio with other settings less the preset's own, paired by seed, corrected
     together: rows of ``findings.judged`` with ``setting`` and ``value``."""
-    parts = settings.groupby(["setting", "value"], sort=False)
+    value = settings["value"].astype(object).fillna("")  # as it was before it was in a file
+    parts = settings.assign(value=value).groupby(["setting", "value"], sort=False)
     by = {key: part.set_index("seed")[METRIC] for key, part in parts}
     own = by.pop(("as it is", ""))
     tried = list(by)
@@ -91,10 +96,10 @@ def changed(settings: pd.DataFrame) -> str:
     )
 
 
-def queries(table: pd.DataFrame) -> pd.DataFrame:
+def queries(asked: pd.DataFrame) -> pd.DataFrame:
     """What the methods' queries are like: means over seeds, a row a scenario and method."""
     columns = ["utterances", "seconds", "repeats", "nearest", "directions"]
-    by = table.groupby(["scenario", "strategy"], sort=False)[columns].mean()
+    by = asked.groupby(["scenario", "strategy"], sort=False)[columns].mean()
     return by.rename(index=label, level="strategy")
 
 
@@ -107,7 +112,40 @@ def ladder_table(steps: pd.DataFrame) -> str:
     return markdown(["what is taken on", *map(name, scenarios)], rows)
 
 
+def less_the_others(curves: pd.DataFrame) -> list[str]:
+    """A paragraph a scenario: ours less every other method."""
+    table, said = rivals(curves), []
+    for scenario in table["scenario"].unique():
+        rows = of(table, scenario).to_dict("records")
+        told = [f"{label(row['before'])} {cell(row, 2)}, {row['verdict']}" for row in rows]
+        said.append(
+            f"{name(scenario)}, area under the curve of macro WER, {label(OURS)} less each other "
+            f"method, corrected over the {len(rows)}: {'; '.join(told)}."
+        )
+    return said
+
+
 def said(found) -> list[str]:
     """Everything that :func:`beyond.run` found, in sentences that leave no comparison out."""
-    return [argued(found.argument), *on_the_ladder(found.steps), *in_scenarios(found.comparisons),
-            changed(found.settings), in_rounds(found.rounds)]  # fmt: skip
+    return [
+        argued(found.argument), *on_the_ladder(found.steps), *less_the_others(found.curves),
+        *in_scenarios(found.comparisons), changed(found.settings), in_rounds(found.rounds),
+    ]  # fmt: skip
+
+
+def beyond_() -> str:
+    """All of the default run's: the argument, the ladder, every method, settings, rounds."""
+    parts = {n: table(MAIN, f"beyond_{n}") for n in ("argument", "steps", "settings", "rounds")}
+    differences = table(MAIN, "beyond_comparisons")
+    methods = [
+        block for scenario in differences["scenario"].unique()
+        for block in (against_random(of(differences, scenario)), counted(of(differences, scenario)))
+    ]  # fmt: skip
+    return "\n\n".join([
+        argued(parts["argument"]), ladder_table(parts["steps"]), *methods,
+        *less_the_others(table(MAIN, "beyond_curves")),
+        changed(parts["settings"]), in_rounds(parts["rounds"]),
+    ])  # fmt: skip
+
+
+PASSAGES = {"beyond": beyond_}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .. import findings, lessons
+from .. import findings, lessons, sequel
 from ..findings import (
     MAIN,
     against_random,
@@ -321,4 +321,4 @@ PASSAGES = {
 
 def write() -> list[str]:
     """Write every passage of README.md and results/README.md again; the pages that changed."""
-    return findings.write(findings.PASSAGES | lessons.PASSAGES | PASSAGES)
+    return findings.write(findings.PASSAGES | lessons.PASSAGES | sequel.PASSAGES | PASSAGES)

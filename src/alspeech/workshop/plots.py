@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..statistics import interval, spearman
 from .alternative import tell_in_notebooks
@@ -468,6 +468,10 @@ def plot_argument(ax: Axes, argument: pd.DataFrame, x: str) -> Axes:
         mean = np.exp(np.log(shown).mean())
         ax.plot(mean[x], mean["variance"], markersize=8, **style)
     ax.set(xscale="log", yscale="log", ylabel="variance of the test loss, measured")
+    for axis in (ax.xaxis, ax.yaxis):  # multiples of one, all of them near it
+        axis.set_major_locator(LogLocator(subs=(0.5, 0.7, 1, 1.5, 2, 3)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     return ax
 
 
