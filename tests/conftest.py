@@ -167,8 +167,8 @@ model: {layers: 1, hidden: 12, channels: 4}
 training: {base_updates: 6, updates: 4}
 studies: {seeds: 1, factors: [0.5, 1.0], rounds: 2, amount: 50, strategies: [random, egl]}
 beyond: {strategies: [random, egl, egl_renormalised, fisher_ratio], seeds: 1, ridge: [10],
-  directions: [], numbers: [], heard: [5], target: [none], argued: 1, components: 2, labelled: 12,
-  tested: 8, resamples: 3}
+  directions: [], numbers: [], heard: [], target: [none], argued: 1, components: 1, labelled: 8,
+  tested: 4, resamples: 2}
 loss_prediction: {rounds: [20, 50], decoder: 8, predictor: 8, variants: [joint, no_prediction]}
 pseudo_labels:
   {warm_up: 4, warm_up_rate: 8.e-3, blocks: 3, supervised: 1, unsupervised: 2, cache: 1, every: 3,
