@@ -17,7 +17,7 @@ import torch
 from measure import pool_batches, row
 
 from alspeech.acquisition import egl
-from alspeech.experiment import all_scores, base_model, new_model, pool_scores, queried
+from alspeech.experiment import all_scores, base_model, new_model, pool_scores, queried, shard
 from alspeech.speech import corpus
 from alspeech.workshop.config import ROOT, ModelConfig, load_settings
 from alspeech.workshop.errors import UserError
@@ -97,11 +97,14 @@ def simulate(utterances: int) -> None:
 
 
 def score(utterances: int) -> dict:
-    """All shards, by as many processes as there are cores."""
-    all_scores(_settings(utterances))
+    """The first shard here, to see the memory that it takes; the others by as many processes as
+    there are cores."""
     settings = _settings(utterances)
+    shard(settings, "random", 0, 0).folder()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    all_scores(settings)
     shutil.rmtree(pool_scores(settings, "random", 0).folder())  # the merge is timed apart
-    return {"mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
+    return {"mib": peak}
 
 
 def ask(utterances: int) -> dict:
