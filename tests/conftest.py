@@ -37,41 +37,25 @@ SYMBOLS = 5
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-# what takes long, by the process that is to do it: fixtures that several tests share, so that none
-# waits for another process's, and single tests
-LONG = (
-    ("executed", "test_the_notebooks_run_unchanged_on_recorded_speech"),
-    ("house", "computed", "undisturbed", "spoken"),
-    ("test_a_few_malformed_corpora_and_a_few_kills_end_as_they_must",
-     "test_two_processes_end_with_the_parameters_of_one_though_one_of_them_dies",
-     "test_a_notebook_is_executed_by_the_command_and_kept",
-     "test_a_board_pairs_with_random_and_egl_and_leaks_no_seed",
-     "test_the_notebook_runs_on_sounds"),
-)  # fmt: skip
+# fixtures that take long to make, by the process that is to make them: tests that share one stand
+# together, and none waits for another's
+LONG = (("executed", "house", "computed"), ("undisturbed", "spoken"))
+SLOW = "test_a_few_malformed_corpora_and_a_few_kills_end_as_they_must"
 
 
 def pytest_collection_modifyitems(items):
-    """What takes long comes first in each of the processes' equal parts, and each then takes from
-    the others' ends what is left there. (More processes than the two cores of a small machine: some
-    tests wait for others' processes.)"""
-    parts, rest = [[] for _ in LONG], []
+    """What takes long comes first: at the beginning, and in the middle, where the second of two
+    processes begins. Each then takes from the other's end what is left there."""
+    parts = [[], [], []]
     for item in items:
-        known = {item.name, *item.fixturenames}
         found = [
             (i, place) for i, names in enumerate(LONG) for place, name in enumerate(names)
-            if name in known
-        ]  # fmt: skip
-        if found:
-            parts[found[0][0]].append((found[0][1], item))
-        else:
-            rest.append(item)
-    size, items[:] = len(items) // len(LONG), []
-    for part in parts:
-        own = [item for _, item in sorted(part, key=lambda x: x[0])]
-        count = max(0, size - len(own))
-        items += [*own, *rest[:count]]
-        rest = rest[count:]
-    items += rest
+            if name in item.fixturenames
+        ] or [(1, -1) if item.name == SLOW else (2, 0)]  # fmt: skip
+        parts[found[0][0]].append((found[0][1], item))
+    first, second, rest = ([item for _, item in sorted(p, key=lambda x: x[0])] for p in parts)
+    half = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *rest[:half], *second, *rest[half:]]
 
 
 @pytest.fixture(autouse=True)
