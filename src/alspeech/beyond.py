@@ -49,7 +49,8 @@ def ladder(curves: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     takes on."""
     there = [x for x in LADDER if x in set(curves["strategy"])]
     table = pairs(curves, list(zip(there[1:], there[:-1], strict=True)), margin)
-    return table.assign(step=table["method"].map(LADDER))
+    table.insert(table.columns.get_loc("before") + 1, "step", table["method"].map(LADDER))
+    return table
 
 
 def rivals(curves: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:

@@ -139,7 +139,7 @@ def beyond_() -> str:
     differences = table(MAIN, "beyond_comparisons")
     methods = [
         block for scenario in differences["scenario"].unique()
-        for block in (against_random(of(differences, scenario)), counted(of(differences, scenario)))
+        for block in (counted(of(differences, scenario)), against_random(of(differences, scenario)))
     ]  # fmt: skip
     return "\n\n".join([
         argued(parts["argument"]), ladder_table(parts["steps"]), *methods,
