@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,25 @@ class Store:
             yield self.batch(utterances.iloc[index], encode)
 
 
-def trained(folder: Path, lost: str = "", alone: bool = False) -> dict:
+class Lost(type(Path())):
+    """A file that says that a process died. When all begin again one of them comes late: who does
+    not wait for it finds what the dead one left in torchrun's store."""
+
+    def __reduce__(self):
+        return _begin, (str(self),)
+
+
+def _begin(path: str) -> Path:
+    if os.path.exists(path):
+        try:
+            os.mkdir(path + " and one of us is late")
+            time.sleep(1.5)
+        except FileExistsError:
+            pass
+    return Path(path)
+
+
+def trained(folder: Path, lost: Path | None = None, alone: bool = False) -> dict:
     """A training in single precision; with ``lost`` the second process dies once in the middle."""
     devices.has_bf16 = lambda device: False
     model = DeepSpeech2(TINY, 5)
@@ -51,8 +70,8 @@ def trained(folder: Path, lost: str = "", alone: bool = False) -> dict:
 
     def watched(model, batch, device, progress):
         second = torch.distributed.get_rank() == 1
-        if lost and second and progress >= 0.5 and not Path(lost).exists():
-            Path(lost).touch()
+        if lost and second and progress >= 0.5 and not lost.exists():
+            lost.touch()
             os._exit(9)
         return objective(model, batch, device, progress)
 
@@ -62,7 +81,8 @@ def trained(folder: Path, lost: str = "", alone: bool = False) -> dict:
         objective=watched if objective else None, checkpoint=Checkpoint(folder),
     )  # fmt: skip
     torch.save(model.state_dict(), folder / "model.pt")
-    return {"losses": history["train_loss"].tolist()}
+    begun = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    return {"losses": history["train_loss"].tolist(), "begun again": begun}
 
 
 @pytest.fixture
@@ -80,9 +100,9 @@ def test_two_processes_end_with_the_parameters_of_one_though_one_of_them_dies(
         folder.mkdir()
     one = trained(folders[0], alone=True)
     monkeypatch.setenv("ALSPEECH_CHECKPOINT_SECONDS", "0")
-    lost = tmp_path / "lost"
-    two = together.spread(functools.partial(trained, lost=str(lost)), 2, folders[1])
-    assert lost.exists()
+    lost = Lost(tmp_path / "lost")
+    two = together.spread(functools.partial(trained, lost=lost), 2, folders[1])
+    assert lost.exists() and two["begun again"] == "1"
     np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-5)
     weights = [torch.load(folder / "model.pt", weights_only=True) for folder in folders]
     begun = DeepSpeech2(TINY, 5).state_dict()

@@ -70,7 +70,13 @@ def _one(part, folder: str):
     torch.set_num_threads(1)
     if on_a_gpu():
         torch.cuda.set_device(rank)
-    distributed.init_process_group("nccl" if on_a_gpu() else "gloo")
+    # torchrun's store outlives a restart, with the addresses of the processes that died in it
+    times, port = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["MASTER_PORT"])
+    kept = distributed.TCPStore(os.environ["MASTER_ADDR"], port, is_master=False)
+    distributed.init_process_group(
+        "nccl" if on_a_gpu() else "gloo", rank=rank, world_size=int(os.environ["WORLD_SIZE"]),
+        store=distributed.PrefixStore(f"begun again {times} times", kept),
+    )  # fmt: skip
     try:
         if rank == 0:
             distributed.barrier()
