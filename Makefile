@@ -83,8 +83,8 @@ aloe: $(call executed,aloe) ## few labels on a frozen encoder (notebook 7)
 $(SYSTEMS):
 	@echo 'figures/$(RUN) results/$(RUN) $^ are up to date'
 
-all: ## every system, one after another
-	@for system in $(SYSTEMS); do $(MAKE) --no-print-directory $$system; done
+all: ## every system, one after another, and the loop
+	@for system in $(SYSTEMS) loop; do $(MAKE) --no-print-directory $$system; done
 
 book: .venv/book ## static pages in build/book from the notebooks that make all has executed
 	@if [ -d $(OUT) -a -e build/book/index.html -a -e $(MADE) -a -z "$(REPOSITORY)" ] && \

@@ -27,7 +27,8 @@ from alspeech.workshop.errors import UserError, explain
 
 HERE = Path(__file__).parent
 WORK, BOOK = ROOT / "build" / ".book", ROOT / "build" / "book"
-PARTIAL = ".partial.ipynb"
+PARTIAL, LOOP = ".partial.ipynb", "10_your_own_loop"
+HOSTS = ("github", "gitlab")  # whose pages have addresses that the theme and our links can make
 
 
 class Book:
@@ -59,12 +60,16 @@ class Book:
         none."""
         folder = ROOT / "build" / self.run
         every = [p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
-        found = {p.stem: p for p in every if not p.name.endswith(PARTIAL)}
-        for path in every:
-            name = path.name.removesuffix(PARTIAL)
-            if path.name.endswith(PARTIAL) and (
-                name not in found or path.stat().st_mtime > found[name].stat().st_mtime
-            ):
+        found = {}
+        for path in sorted(every, key=lambda p: (p.name.endswith(PARTIAL), p.name)):
+            name = path.name.removesuffix(PARTIAL).removesuffix(".ipynb")
+            if name in found and path.stat().st_mtime <= found[name].stat().st_mtime:
+                continue  # it has run to its end since
+            try:
+                executed.read(path)
+            except UserError as error:  # cut short: one that is whole, if there is one, or none
+                print(error, file=sys.stderr)
+            else:
                 found[name] = path
         if not found:
             others = sorted({p.parent.name for p in ROOT.glob("build/*/*.ipynb")} - {self.run})
@@ -138,8 +143,9 @@ class Book:
         at = self.committed.get(name)
         lines = []
         if path.name.endswith(PARTIAL):
-            why = executed.failure(notebook)
-            lines += [f":::{{error}}\nThis notebook did not run to its end: {why}\n:::\n"]
+            why = executed.failure(notebook).replace("`", "'")  # and no Markdown
+            lines += [f":::{{error}}\nThis notebook did not run to its end:\n\n```text\n{why}\n"
+                      "```\n:::\n"]  # fmt: skip
         if at:
             copied = self.links.bring(at)
             up = os.path.relpath(copied, os.path.dirname(self.document(name)))
@@ -193,7 +199,7 @@ class Book:
                 page = os.path.relpath(f"{self.document(name)}.ipynb", here)
                 lines.append(f"- [{executed.title(executed.read(self.found[name]))}]({page})")
             else:
-                lines.append(f"- {name.replace('_', ' ')}: not executed in this run (`make all`)")
+                lines.append(f"- {_to_come(name)}: not executed in this run")
         return "\n".join(lines)
 
     def _contents(self) -> str:
@@ -207,6 +213,7 @@ class Book:
             "The notebooks": folders.pop("notebooks", []),
             **{folder.replace("_", " ").capitalize(): names for folder, names in folders.items()},
             "The systems": [f"systems/{name}" for name in systems],
+            "What was found": ["results"],
             "Do it yourself": ["add_a_score", "your_recordings"],
             "Reference": ["api/index", "bibliography"],
         }
@@ -215,9 +222,15 @@ class Book:
             for caption, names in parts.items() if names
         )  # fmt: skip
         if self.missing:
-            names = ", ".join(name.replace("_", " ") for name in self.missing)
-            told += f"Not executed in `{self.run}`, and so not here (`make all`): {names}.\n"
+            names = ", ".join(map(_to_come, self.missing))
+            told += f"Not executed in `{self.run}`, and so not here: {names}.\n"
         return told
+
+
+def _to_come(name: str) -> str:
+    """A notebook that was not executed, and what executes it."""
+    target = "loop" if name == LOOP else "all"
+    return f"{name.replace('_', ' ')} (`make {target}`)"
 
 
 def _lines(names: list[str]) -> str:
@@ -234,7 +247,7 @@ def _in_order(name: str) -> tuple:
 
 def address() -> tuple[str, str]:
     """Where the repository is published (REPOSITORY, or git's origin, as https) and by which branch
-    (BRANCH); empty where it is not."""
+    (BRANCH); empty where it is not, or with a host that names its pages in another way."""
     told = os.environ.get("REPOSITORY", "")
     if not told:
         done = subprocess.run(
@@ -243,7 +256,7 @@ def address() -> tuple[str, str]:
         told = done.stdout.strip() if done.returncode == 0 else ""
     told = re.sub(r"^(?:ssh://)?git@([\w.-]+)[:/]", r"https://\1/", told).removesuffix(".git")
     told = re.sub(r"^(https://)[^/@]*@", r"\1", told)  # no names, no tokens
-    known = re.fullmatch(r"https://[\w.-]+(/[\w.~-]+)+", told)
+    known = re.fullmatch(rf"https://[\w.-]*({'|'.join(HOSTS)})[\w.-]*(/[\w.~-]+){{2,}}", told)
     return (told if known else ""), os.environ.get("BRANCH") or "main"
 
 
@@ -292,7 +305,8 @@ def main() -> int:
     try:
         book = Book(load_settings(*words), WORK / "source", *address())
         if book.missing:
-            print(f"not executed, so not in the book (make all): {', '.join(book.missing)}")
+            names = ", ".join(map(_to_come, book.missing))
+            print(f"not executed, so not in the book: {names}")
         print(f"{len(book.found)} notebooks of {book.run}", flush=True)
         print(f"read it: {build(book).relative_to(ROOT)}")
     except KeyboardInterrupt:

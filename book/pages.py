@@ -112,26 +112,29 @@ class Links:
 
 
 def holds(run: str) -> str:
-    """What the result tables say: of the run that the notebooks show, and of those that are
-    committed."""
-    parts, shown = [], {"main run": findings.MAIN, "map": findings.LONG}
-    if _has(run, "comparisons") and run != findings.MAIN:
-        parts.append(f"### This book's run, `{run}`")
+    """What the result tables say: of those that are committed, and of the run that the notebooks
+    show, if it is another one. Which comes last: it may be as small as the smoke preset's."""
+    parts, main, long = [], findings.MAIN, findings.LONG
+    if _has(main, "comparisons"):
+        title = "This book's run" if run == main else "The run of the README"
+        parts += [f"### {title}, `{main}`", lessons.main_run()]
+    if _has(main, "claims"):
+        parts += [f"### The paper's claims, by `{main}`", claims(main)]
+    if _has(long, "comparisons"):
+        rules = lessons.rules(findings.table(long, "comparisons"))
+        parts += [f"### Where a query pays, by `{long}`", *rules]
+    for preset, runs in findings.RECORDED.items():
+        if all(_has(one, "comparisons") for one in runs):
+            parts += [f"### On recorded speech, by preset `{preset}`", findings.recorded(preset)]
+    if run != main and _has(run, "comparisons"):
+        parts.append(f"### This book's own run, `{run}`: what its notebooks show")
         differences = findings.table(run, "comparisons")
         for scenario in differences["scenario"].unique():
             own = findings.of(differences, scenario)
             seeds = findings.seeds(run)
             told = f"{findings.name(scenario)}, {seeds} seeds. {findings.single(own)}"
             parts += [told, findings.against_random(own)]
-    if _has(shown["main run"], "comparisons"):
-        title = "This book's run" if run == findings.MAIN else "The run of the README"
-        parts += [f"### {title}, `{findings.MAIN}`", lessons.main_run()]
-    claimed = run if _has(run, "claims") else findings.MAIN
-    if _has(claimed, "claims"):
-        parts += [f"### The paper's claims, by `{claimed}`", claims(claimed)]
-    if _has(shown["map"], "comparisons"):
-        rules = lessons.rules(findings.table(findings.LONG, "comparisons"))
-        parts += [f"### Where a query pays, by `{findings.LONG}`", *rules]
+        parts += [claims(run)] if _has(run, "claims") else []
     return "\n\n".join(parts) or "There are no result tables yet: `make figures` writes them."
 
 

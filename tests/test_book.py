@@ -27,6 +27,7 @@ from alspeech import listening
 from alspeech.acquisition import expected_squared_norm, mean_entropy, path_ctc
 from alspeech.ctc import labelings_gradients
 from alspeech.decoding import n_best
+from alspeech.speech.licences import RESTRICTED
 from alspeech.workshop import alternative, playable
 from alspeech.workshop.errors import UserError
 
@@ -247,14 +248,20 @@ def test_the_colab_cell_is_the_same_everywhere_and_does_nothing_elsewhere():
     told = []
     shell = type("Shell", (SimpleNamespace,), {"__str__": lambda _: "google.colab"})
     there = shell(system=told.append, run_line_magic=lambda *words: told.append(" ".join(words)))
-    exec(source, {"get_ipython": lambda: there, "input": lambda _: "github.com/a/b"})
-    assert "https://github.com/a/b" in told[0] and told[1].startswith("pip install")
+    for typed in ("github.com/a/b", " https://github.com/a/b"):
+        told.clear()
+        exec(source, {"get_ipython": lambda: there, "input": lambda _, typed=typed: typed})
+        assert " https://github.com/a/b " in told[0] and told[1].startswith("pip install")
+    with pytest.raises(SystemExit, match="no address"):
+        exec(source, {"get_ipython": lambda: there, "input": lambda _: ""})
 
 
 def notebook_of(*cells, failed=False):
     made = nbformat.v4.new_notebook(cells=list(cells))
     if failed:
-        output = nbformat.v4.new_output("error", ename="ValueError", evalue="no such pool")
+        output = nbformat.v4.new_output(
+            "error", ename="ValueError", evalue="no such [pool](../nowhere.md)"
+        )
         made.cells.append(nbformat.v4.new_code_cell("fail()", execution_count=2, outputs=[output]))
     return made
 
@@ -323,6 +330,8 @@ def test_links_stay_in_the_book_or_go_to_what_is_committed(tmp_path):
 @pytest.mark.parametrize("told, known", [
     ("git@github.com:a/b.git", "https://github.com/a/b"),
     ("https://name:token@github.com/a/b", "https://github.com/a/b"),
+    ("https://gitlab.company.com/team/group/b", "https://gitlab.company.com/team/group/b"),
+    ("https://codeberg.org/a/b", ""),
     ("/home/me/b", ""),
 ])  # fmt: skip
 def test_an_address_is_https_and_holds_no_secret(monkeypatch, told, known):
@@ -368,6 +377,8 @@ def small_book(tmp_path_factory):
     nbformat.write(notebook_of(title, shown(text_html=curves)), own / "1_base_training.ipynb")
     failed = notebook_of(nbformat.v4.new_markdown_cell("# Two"), failed=True)
     nbformat.write(failed, own / "2_querying.partial.ipynb")
+    for name in ("1_base_training", "9_beyond_egl"):  # cut short by a full disk
+        (own / f"{name}.partial.ipynb").write_text('{"cells": [')
     connect = socket.socket.connect
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make, "ROOT", root)
@@ -393,14 +404,45 @@ def test_a_book_is_built_without_the_network_and_again_in_no_time(small_book):
 @needs_sphinx
 def test_a_notebook_that_failed_says_so_and_the_rest_is_built(small_book):
     folder = small_book[0]
-    assert (
-        "did not run to its end: cell 2: ValueError: no such pool"
-        in (folder / "notebooks" / "2_querying.html").read_text()
-    )
+    two = (folder / "notebooks" / "2_querying.html").read_text()
+    assert "did not run to its end" in two
+    assert "cell 2: ValueError: no such [pool](../nowhere.md)" in two  # told, not a broken link
     one = (folder / "notebooks" / "1_base_training.html").read_text()
     assert "<math" in one and 'data-kind="egl_by_hand"' in one and "did not run" not in one
     assert "2_querying.html" in one and "9_beyond_egl" not in one.partition("<h1>One")[2]
-    assert "9 beyond egl" in (folder / "index.html").read_text()
+    front = (folder / "index.html").read_text()
+    assert "9 beyond egl (<code" in front
+
+
+def test_the_front_page_judges_by_the_committed_runs_and_leaves_no_kind_out():
+    """Also where the book's own notebooks are of a run that is as small as the smoke preset's."""
+    told = pages.holds("synthetic-smoke")
+    places = [told.index(x) for x in ("### The run of the README", "### The paper's claims, by "
+              "`synthetic-laptop`", "### Where a query pays", "### On recorded speech, by preset "
+              "`digits`", "### On recorded speech, by preset `recorded`")]  # fmt: skip
+    assert places == sorted(places) and "synthetic-smoke" not in told
+    every = [text for *_, text in pages.MAKE.findall("".join(
+        path.read_text() for path in (REPOSITORY / "book" / "pages").rglob("*.md")))]  # fmt: skip
+    headings = {
+        line[3:] for line in (REPOSITORY / "results" / "README.md").read_text().splitlines()
+        if line.startswith("## ")
+    }  # fmt: skip
+    assert headings - {text.removeprefix("results/README.md ") for text in every} == {"Every run"}
+
+
+def test_a_notebook_that_was_not_executed_is_told_with_what_executes_it():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert f"notebooks/{make.LOOP}.ipynb" in makefile.partition("\nloop:")[2].split("\n\n")[0]
+    assert "$(SYSTEMS) loop; do" in makefile
+    assert make._to_come(make.LOOP) == "10 your own loop (`make loop`)"
+
+
+@pytest.mark.parametrize("corpus, silent", [
+    ("synthetic", False), ("fsdd", False), ("librispeech", False), ("jsonl", True),
+    ("kaldi", True), ("speechcommands", True), ("esc10", True),
+])  # fmt: skip
+def test_recordings_that_may_be_anybody_s_are_not_published(corpus, silent):
+    assert bool(RESTRICTED.get(corpus)) == silent
 
 
 class Page(html.parser.HTMLParser):

@@ -183,3 +183,67 @@ def test_power_is_told_of_the_run_at_hand(monkeypatch):
     # about (1.96 + 0.84)² (sd / difference)² of them, and two more for t
     needed = [float(row[-2]) for row in single]
     assert needed == sorted(needed, reverse=True) and 42 <= needed[0] <= 45
+
+
+def claim(run, scenario, letter, decision, metric="macro_wer"):
+    return {"run": run, "scenario": scenario, "claim": letter, "text": f"text {letter}",
+            "metric": metric, "decision": decision, "compared": "a − b", "value": 1.0, "low": 0.5,
+            "high": 1.5}  # fmt: skip
+
+
+def test_the_paper_s_picture_holds_only_where_each_claim_of_it_does(monkeypatch):
+    decided = {  # (a) and (b) in a scenario
+        ("map", "even"): ("holds", "holds"), ("map", "junk"): ("does not", "holds"),
+        ("search", "clean"): ("holds", "not decided"), ("search", "noisy"): ("holds", "holds"),
+        ("search", "junk"): ("not decided", "does not"),
+    }  # fmt: skip
+    rows = []
+    for (run, scenario), (a, b) in decided.items():
+        rows += [claim(run, scenario, "a", a), claim(run, scenario, "b", b),
+                 claim(run, scenario, "b", "does not", "wer"),
+                 claim(run, scenario, "d", "not decided", "")]  # fmt: skip
+    every = pd.DataFrame(rows)
+    curves = pd.DataFrame([
+        {"scenario": scenario, "strategy": strategy, "wer": wer, "macro_wer": wer + 1}
+        for scenario in ("clean", "noisy", "junk") for strategy, wer in (("base", 40), ("all", 30))
+    ])  # fmt: skip
+    monkeypatch.setattr(lessons, "LONG", "map")
+    monkeypatch.setattr(lessons, "SEARCH", "search")
+    monkeypatch.setattr(lessons, "seeds", lambda run: 3)
+    monkeypatch.setattr(lessons, "run_tables", lambda run: (curves, None))
+    monkeypatch.setattr(lessons, "table", lambda run, _: every[every["run"] == run])
+    told = lessons.searched()
+    first, both, steep, unlike = told.split("\n\n")[-4:]
+    assert first.startswith("In the 5 scenarios of this run and of the map together")
+    assert both.endswith("*holds* in 2 (*even* and *noisy*); *not decided* in 1 (*clean*); "
+                         "*does not* in 2 (*junk* and *junk*).")  # fmt: skip
+    assert "*holds* in 3 (*even*, *junk* and *noisy*); *not decided* in 1 (*clean*)" in steep
+    assert unlike.endswith("*holds* in none; *not decided* in 5 (*even*, *junk*, *clean*, *noisy* "
+                           "and *junk*); *does not* in none.")  # fmt: skip
+    assert "40.0 to 30.0 | 41.0 to 31.0 |" in told
+
+
+def test_baselines_are_held_against_random_and_against_what_is_judged(monkeypatch):
+    """Curves whose areas are known: a method is as good at half of a budget as at all of it."""
+    error = {"random": 30.0, "longest": 28.0, "entropy": 25.0, "egl": 30.0, "oracle_loss": 24.0}
+    rows = []
+    for seed in range(4):
+        cells = [("base", 0, 40.0, 0.0), ("all", 100, 20.0, 10.0)]
+        cells += [(m, 10, wer + 0.01 * seed * (m == "egl"), 1.0) for m, wer in error.items()]
+        cells += [("shortest", 10, 36.0, 0.5)]
+        rows += [{"scenario": "junk", "strategy": m, "query_percent": p, "seed": seed,
+                  "macro_wer": wer, "hours": hours} for m, p, wer, hours in cells]  # fmt: skip
+    monkeypatch.setattr(lessons, "seeds", lambda run: 4)
+    monkeypatch.setattr(lessons, "run_tables", lambda run: (pd.DataFrame(rows), None))
+    told = lessons.baselines()
+    by = {
+        line.split(" | ")[0].removeprefix("| "): line for line in told.splitlines() if "|" in line
+    }
+    assert [*by][2:] == ["longest first", "entropy", "EGL", "oracle: true loss", "shortest first"]
+    # an area is the mean of base model and query: half of the difference
+    assert "**−1.0 [−1.0, −1.0]** | **−1.5 [−1.5, −1.5]** | **+1.0 [" in by["longest first"]
+    assert by["entropy"].endswith("**−2.5 [−2.5, −2.5]** |  |  |")
+    assert "**−3.0 [−3.0, −3.0]** | **+0.5 [+0.5, +0.5]** |" in by["oracle: true loss"]
+    # over half a budget random comes from 40 to 35, shortest first to 36
+    assert by["shortest first"].endswith("**+0.5 [+0.5, +0.5]** |  |  |")
+    assert "Of these 9 differences" in told and "scenario's 4 with random together" in told

@@ -29,6 +29,8 @@ UNITS = {
     "unseen_wer": "WER of unseen words",
 }  # fmt: skip
 MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: by default, and more
+SEARCH = "synthetic-search"  # where the paper's own picture is looked for
+BASELINES = "synthetic-baselines"  # what a method has to beat
 
 # ---------------------------------------------------------------- numbers and words
 
@@ -255,20 +257,18 @@ def runs() -> str:
     return markdown(["run", "made by", "seeds", "one core takes", "tables", "comes from"], rows, 9)
 
 
-def digits() -> str:
-    return "\n\n".join(_recording("fsdd-digits", "From the laptop preset's base model (`digits`)"))
+RECORDED = {  # preset: its runs
+    "digits": ("fsdd-digits",),
+    "recorded": ("kaldi-recorded",),
+}
 
 
-def recorded() -> str:
-    return "\n\n".join(
-        _recording("kaldi-recorded", "From the laptop preset's base model (`recorded`)")
-    )
-
-
-def _recording(run: str, title: str) -> list[str]:
-    """What a run on recorded speech says, in each of its scenarios."""
-    parts = []
-    for scenario in table(run, "error_curves")["scenario"].unique():
+def recorded(preset: str) -> str:
+    """What the runs of a preset on recorded speech say, each in its scenarios."""
+    parts, title = [], f"From the laptop preset's base model (`{preset}`)"
+    runs = RECORDED[preset]
+    every = [(run, s) for run in runs for s in table(run, "error_curves")["scenario"].unique()]
+    for run, scenario in every:
         curves, scores, differences = (
             of(table(run, what), scenario) for what in ("error_curves", "scores", "comparisons")
         )
@@ -287,7 +287,7 @@ def _recording(run: str, title: str) -> list[str]:
             f"and entropy {egl}.",
             against_random(differences),
         ]
-    return parts
+    return "\n\n".join(parts)
 
 
 SPEED = {  # how rows of make bench begin, and what they are called
@@ -385,8 +385,8 @@ def sizes() -> str:
 # ---------------------------------------------------------------- passages
 
 PASSAGES = {
-    "runs": runs, "digits": digits, "recorded": recorded, "speed": speed, "profile": profile,
-    "tried": tried, "sizes": sizes, "audit": audit,
+    "runs": runs, "speed": speed, "profile": profile, "tried": tried, "sizes": sizes,
+    "audit": audit, **{preset: functools.partial(recorded, preset) for preset in RECORDED},
 }  # fmt: skip
 FILES = ("README.md", "results/README.md", "benchmarks/README.md")
 PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .claims import power_table
+from .beyond import pairs
+from .claims import FAILS, HOLDS, power_table
 from .findings import (
+    BASELINES,
     LONG,
     MAIN,
+    SEARCH,
     against_random,
     at,
     cell,
@@ -33,7 +36,7 @@ from .findings import (
     tested,
 )  # fmt: skip
 from .querying import ALL, BASE
-from .statistics import interval
+from .statistics import MARGIN, OPEN, interval, methods_of
 from .workshop.config import ROOT, Settings, load_scenario
 
 PRIMARY = "macro_wer"
@@ -243,9 +246,9 @@ def of_rules() -> str:
     return "\n\n".join(rules(run_tables(LONG)[1]))
 
 
-def of_claims() -> str:
+def of_claims(run: str = LONG) -> str:
     """Each of the paper's claims in each scenario, by macro WER; and where WER decides others."""
-    both = table(LONG, "claims")
+    both = table(run, "claims")
     found = both[both["metric"] != "wer"]
     pairs = found.merge(both[both["metric"] == "wer"], on=["scenario", "claim"])
     other = [
@@ -259,6 +262,78 @@ def of_claims() -> str:
         rows.append([f"({claim}) {text}", *(_decided(by.loc[one]) for one in scenarios)])
     shown = markdown(["the paper", *map(name, scenarios)], rows, 9)
     return f"{shown}\n\n{told}{': ' if other else ''}{'; '.join(other)}."
+
+
+def searched() -> str:
+    """Where the paper's own picture appears: the claims in the scenarios of the search, and in all
+    scenarios of both runs those in which its curves and its rankings are as it draws them."""
+    curves = run_tables(SEARCH)[0]
+    rows = []
+    for scenario in curves["scenario"].unique():
+        part = of(curves, scenario).groupby("strategy")[["wer", PRIMARY]].mean()
+        ends_ = [f"{part.loc[BASE, m]:.1f} to {part.loc[ALL, m]:.1f}" for m in part]
+        rows.append([name(scenario), load_scenario(scenario).about, *ends_])
+    about = markdown(["scenario", "what it is", "WER, base to all labels", "macro WER"], rows, 9)
+    both = pd.concat([table(run, "claims").assign(run=run) for run in (LONG, SEARCH)])
+    both = both[both["metric"] != "wer"]
+    count = len(both[["run", "scenario"]].drop_duplicates())
+    said = [f"In the {count} scenarios of this run and of the map together, by macro WER:"]
+    for claims, what in PICTURE.items():
+        part = both[both["claim"].isin(list(claims))]
+        # claims together: they hold if each does, and do not if one does not
+        found = part.groupby(["run", "scenario"], sort=False)["decision"].agg(
+            lambda each: min(each, key=DECISIONS.index)
+        )
+        by = {d: [name(s) for _, s in found[found == d].index] for d in reversed(DECISIONS)}
+        told = [
+            f"*{d}* in {len(w) or 'none'}{f' ({listed(w)})' if w else ''}" for d, w in by.items()
+        ]
+        said.append(f"- {what}: {'; '.join(told)}.")
+    return "\n\n".join([f"{seeds(SEARCH)} seeds.", about, of_claims(SEARCH), *said])
+
+
+DECISIONS = (FAILS, OPEN, HOLDS)
+PICTURE = {  # what the paper's figures show, by the claims that say so
+    "ab": "entropy, pCTC and EGL beat random, and EGL's curve is the steepest (Figure 1)",
+    "b": "EGL's curve is the steepest",
+    "d": "EGL's ranking is not that of entropy (Figure 2b)",
+}
+
+
+def baselines() -> str:
+    """What is as simple as random, and what knows the answers: each less random, and entropy and
+    EGL less each, in the area under the curve of macro WER."""
+    curves = run_tables(BASELINES)[0]
+    scenarios = list(curves["scenario"].unique())
+    # areas end at the smallest budget of all: what buys little is compared apart
+    short = curves["strategy"] == SHORT
+    own, rest = curves[short | curves["strategy"].isin([BASE, ALL, "random"])], curves[~short]
+    simple = [m for m in methods_of(rest) if m not in JUDGED]
+    against = [(m, "random") for m in methods_of(rest)]
+    less = [(m, other) for m in JUDGED for other in simple]
+    found = [pairs(rest, against, MARGIN), pairs(rest, less, MARGIN),
+             pairs(own, [(SHORT, "random")], MARGIN)]  # fmt: skip
+    by = pd.concat(found).set_index(["scenario", "method", "before"])
+    columns = ["random", *JUDGED]
+    head = ["", *(f"{name(s)}: {'less random' if c == 'random' else f'{label(c)} less it'}"
+                  for s in scenarios for c in columns)]  # fmt: skip
+    rows = []
+    for method in methods_of(curves):
+        pair = [(s, *((method, c) if c == "random" else (c, method)))
+                for s in scenarios for c in columns]  # fmt: skip
+        rows.append([label(method), *(cell(by.loc[x]) if x in by.index else "" for x in pair)])
+    count = pd.concat(found)["verdict"].value_counts()
+    told = listed(f"{n} *{verdict}*" for verdict, n in count.items())
+    return (
+        f"{seeds(BASELINES)} seeds.\n\n{markdown(head, rows)}\n\nOf these {count.sum()} "
+        "differences (bold: left by Holm's correction of a scenario's "
+        f"{len(against)} with random together, of its {len(less)} others together; "
+        f"{label(SHORT)}, which buys few seconds, is held against random over the seconds that it "
+        f"buys) {told}."
+    )
+
+
+JUDGED, SHORT = ("entropy", "egl"), "shortest"
 
 
 def _decided(row) -> str:
@@ -312,5 +387,6 @@ NOTEBOOKS = {3: "error_curves", 4: "rankings"}
 
 PASSAGES = {
     "main run": main_run, "main singles": main_singles, "paper": paper, "map": map_,
-    "rules": of_rules, "claims": of_claims, "scenarios": scenarios, "studies": of_studies,
+    "rules": of_rules, "claims": of_claims, "scenarios": scenarios,
+    "studies": of_studies,
 }  # fmt: skip

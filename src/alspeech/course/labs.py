@@ -33,6 +33,8 @@ PUBLISHED = "smoke"  # the preset of what is read in the book and opened on Cola
 COLAB = """\
 if "google.colab" in str(get_ipython()):  # there only: the package, beside Colab's own torch
     address = input("address of the repository that this notebook is from: https://")
+    if not (address := address.strip().removeprefix("https://")):
+        raise SystemExit("no address: run this cell again")
     get_ipython().system(f"git clone --quiet --depth 1 https://{address} /content/alspeech")
     get_ipython().run_line_magic("pip", "install --quiet /content/alspeech")
     get_ipython().run_line_magic("env", "ALSPEECH_ROOT=/content/alspeech")"""
