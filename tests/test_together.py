@@ -1,20 +1,23 @@
 """One training by several processes ends as by one."""
 
+import errno
 import functools
 import os
-import time
+import signal
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, manifest_of
 
 from alspeech import devices, metrics, together, training
+from alspeech.experiment import base_model
 from alspeech.model import DeepSpeech2
 from alspeech.speech.features import Batch, group_by_length
 from alspeech.speech.text import Alphabet
-from alspeech.workshop.config import TrainingConfig
+from alspeech.workshop.config import TrainingConfig, load_settings
 from alspeech.workshop.errors import UserError
 from alspeech.workshop.store import Checkpoint
 
@@ -41,24 +44,6 @@ class Store:
             yield self.batch(utterances.iloc[index], encode)
 
 
-class Lost(type(Path())):
-    """A file that says that a process died. When all begin again one of them comes late: who does
-    not wait for it finds what the dead one left in torchrun's store."""
-
-    def __reduce__(self):
-        return _begin, (str(self),)
-
-
-def _begin(path: str) -> Path:
-    if os.path.exists(path):
-        try:
-            os.mkdir(path + " and one of us is late")
-            time.sleep(1.5)
-        except FileExistsError:
-            pass
-    return Path(path)
-
-
 def trained(folder: Path, lost: Path | None = None, alone: bool = False) -> dict:
     """A training in single precision; with ``lost`` the second process dies once in the middle."""
     devices.has_bf16 = lambda device: False
@@ -81,8 +66,7 @@ def trained(folder: Path, lost: Path | None = None, alone: bool = False) -> dict
         objective=watched if objective else None, checkpoint=Checkpoint(folder),
     )  # fmt: skip
     torch.save(model.state_dict(), folder / "model.pt")
-    begun = os.environ.get("TORCHELASTIC_RESTART_COUNT")
-    return {"losses": history["train_loss"].tolist(), "begun again": begun}
+    return {"losses": history["train_loss"].tolist()}
 
 
 @pytest.fixture
@@ -100,15 +84,63 @@ def test_two_processes_end_with_the_parameters_of_one_though_one_of_them_dies(
         folder.mkdir()
     one = trained(folders[0], alone=True)
     monkeypatch.setenv("ALSPEECH_CHECKPOINT_SECONDS", "0")
-    lost = Lost(tmp_path / "lost")
+    lost = tmp_path / "lost"
     two = together.spread(functools.partial(trained, lost=lost), 2, folders[1])
-    assert lost.exists() and two["begun again"] == "1"
+    assert lost.exists()
     np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-5)
     weights = [torch.load(folder / "model.pt", weights_only=True) for folder in folders]
     begun = DeepSpeech2(TINY, 5).state_dict()
     assert weights[0].keys() == weights[1].keys() == begun.keys()
     for name, value in weights[0].items():
         np.testing.assert_allclose(value, weights[1][name], atol=1e-5, err_msg=name)
+
+
+def full(folder: Path) -> None:
+    """The second of two finds no room, and the first waits for it."""
+    with open(folder / "begun", "a") as file:
+        file.write("x")
+    if torch.distributed.get_rank() == 1:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    (folder / ".half-written").touch()
+    torch.distributed.barrier()
+
+
+def in_a_worker(folder: Path):
+    """What a worker of joblib's sees, as of a training of two among several that go on at once."""
+    handlers = [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        together.spread(full, 2, folder)
+    except OSError as error:
+        found = error.errno
+    return found, handlers == [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_an_error_of_one_is_that_error_once_in_workers_too(tmp_path, capfd):
+    (told,) = joblib.Parallel(n_jobs=2)([joblib.delayed(in_a_worker)(tmp_path)])
+    assert told == (errno.ENOSPC, True)
+    assert (tmp_path / "begun").read_text() == "x"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def interrupting(folder: Path) -> None:
+    (folder / "child").write_text(str(os.getpid()))
+    os.kill(os.getppid(), signal.SIGINT)
+    signal.pause()
+
+
+def test_ctrl_c_ends_all_that_train_together(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        together.spread(interrupting, 1, tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "child").read_text()), 0)
+
+
+def test_a_model_of_two_processes_is_not_taken_for_one_of_one(monkeypatch):
+    keys = []
+    for processes in ("", "1", "2", "4"):
+        monkeypatch.setenv("ALSPEECH_PROCESSES", processes)
+        keys.append(base_model(load_settings("smoke"), 0).key)
+    assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
 @pytest.mark.parametrize("count, processes", [(17, 2), (16, 4), (1, 2), (3, 8), (32, 8)])

@@ -35,6 +35,7 @@ from .statistics import AREA, MARGIN, comparisons
 from .training import fit, load_weights, train_and_test
 from .workshop.config import AIMS, EVEN, SPLITS, Settings, TrainingConfig, load_settings
 from .workshop.errors import UserError
+from .workshop.processes import sharing
 from .workshop.provenance import publish, tidy
 from .workshop.scenarios import TARGET
 from .workshop.steps import Step, in_parallel
@@ -61,11 +62,13 @@ def base_model(settings: Settings, seed: int) -> Step:
         write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
         return metrics
 
-    return Step(
-        f"base-seed{seed}", compute, after=(corpus.features(settings), *start),
-        given={"model": settings.model, "training": _training(config, AFTER)},
-        together=functools.partial(together.spread, functools.partial(_base_part, settings, seed)),
-    )  # fmt: skip
+    def shared(folder: Path) -> dict:
+        return together.spread(functools.partial(_base_part, settings, seed), processes, folder)
+
+    processes, given = sharing(), {"model": settings.model, "training": _training(config, AFTER)}
+    if processes > 1:
+        compute, given = shared, given | {"processes": processes}
+    return Step(f"base-seed{seed}", compute, after=(corpus.features(settings), *start), given=given)
 
 
 def _base_part(settings: Settings, seed: int, folder: Path) -> dict:

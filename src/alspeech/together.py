@@ -1,11 +1,13 @@
-"""One training by several processes on one machine, a core or a GPU each: torch's own
-DistributedDataParallel, started and, where a process is lost, started again by torchrun.
+"""One training by several processes on one machine, a core or a GPU each, with torch's own
+DistributedDataParallel; where one is lost, all begin again from the checkpoint.
 
     PROCESSES=4 → every batch is divided into four shares
 
 Every process draws the same batches and masks; of a batch's rows each has every fourth, none has
 one twice. Gradients are averaged (as many rows as there are in all count), and batch norms see the
-whole batch, so that the parameters are those of one process but for rounding.
+whole batch, so that an update is that of one process but for rounding. A training makes much of
+rounding: after hundreds of updates, in bf16 above all, two numbers of processes have two models,
+as two seeds have. So the number is in the key of what they train.
 
 Legend: B utterances of a batch, T frames, C channels or features.
 """
@@ -14,9 +16,13 @@ from __future__ import annotations
 
 import functools
 import math
+import multiprocessing
 import os
+import pickle
 import shutil
+import sys
 import tempfile
+from multiprocessing import connection
 from pathlib import Path
 
 import torch
@@ -29,68 +35,106 @@ from .devices import autocast
 from .model import SequenceNorm
 from .speech.features import Batch
 from .workshop import store
-from .workshop.errors import AGAIN, UserError, cut
-from .workshop.processes import on_a_gpu
+from .workshop.errors import AGAIN, UserError
+from .workshop.processes import end_with_parent, interrupts_held, keep_freed_memory, on_a_gpu
 
 RESTARTS = 3
+RAISED = 1  # a process's exit code after an exception, which it has written down
 
 
 def spread(part, processes: int, folder: Path) -> dict:
     """``part(folder)`` by so many processes, of which the first one's folder is ``folder`` and what
     it returns is returned. After a loss of one all begin again, from the first one's checkpoint.
 
-    Raises what ``part`` raises as ``UserError``, and one where there are fewer GPUs, or a process
-    was lost too often. ``part`` must be picklable; its objective is a :class:`SharedLoss`.
+    Raises what ``part`` raises, and ``UserError`` where there are fewer GPUs, or a process was lost
+    too often. ``part`` must be picklable; its objective is a :class:`SharedLoss`. (torchrun would
+    begin again, too, but it keeps the addresses of the dead, takes Ctrl-C for itself, and tells
+    every exception in pages.)
     """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     there = torch.cuda.device_count() if on_a_gpu() else processes
     if processes > there:
         raise UserError(f"PROCESSES={processes}, and {there} GPUs are there: a GPU for each")
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=f"{os.getpid()}",
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=RESTARTS,
-        monitor_interval=0.5, start_method="spawn",
-    )  # fmt: skip
-    try:
-        found = elastic_launch(config, _one)(part, str(folder))[0]
-    except ChildFailedError as error:
-        told = cut(" ".join(str(error.get_first_failure()[1].message).split()), 120)
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # one of joblib's workers: what Python starts would look for a method of that name
+        multiprocessing.set_start_method("spawn", force=True)
+    for _ in range(1 + RESTARTS):
+        store.remove_half_written(folder)
+        lost, said = _once(part, processes, folder)
+        if not lost:
+            break
+    else:
         raise UserError(f"one of {processes} processes that train together was lost "
-                        f"{RESTARTS + 1} times ({told}); {AGAIN}") from None  # fmt: skip
-    if isinstance(found, UserError):
-        raise found
-    return found
+                        f"{RESTARTS + 1} times (out of memory, or killed); {AGAIN}")  # fmt: skip
+    if isinstance(said, Exception):
+        raise said
+    return said
 
 
-def _one(part, folder: str):
-    """One of the processes."""
-    rank = int(os.environ["RANK"])
+def _once(part, processes: int, folder: Path) -> tuple:
+    """Was a process lost? And what was said: what the first one returned, or the exception that
+    one of them raised first."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as place:
+        given = processes, part, str(folder), place, os.getpid()
+        each = [context.Process(target=_one, args=(rank, *given)) for rank in range(processes)]
+        try:
+            with interrupts_held():
+                for process in each:
+                    process.start()
+            # where one has failed, the others wait for it for ever
+            while (codes := {p.exitcode for p in each}) <= {None, 0} and None in codes:
+                connection.wait([p.sentinel for p in each if p.exitcode is None])
+        finally:
+            for process in each:
+                if process.pid:
+                    process.kill()
+                    process.join()
+        if codes - {None, 0, RAISED}:
+            return True, None
+        first = min(Path(place).glob("said-*"), key=lambda path: path.stat().st_mtime_ns)
+        return False, pickle.loads(first.read_bytes())
+
+
+def _one(rank: int, processes: int, part, folder: str, place: str, parent: int) -> None:
+    """One of the processes; writes what :func:`_once` reads."""
+    end_with_parent(parent)
     torch.set_num_threads(1)
-    if on_a_gpu():
-        torch.cuda.set_device(rank)
-    # torchrun's store outlives a restart, with the addresses of the processes that died in it
-    times, port = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["MASTER_PORT"])
-    kept = distributed.TCPStore(os.environ["MASTER_ADDR"], port, is_master=False)
-    distributed.init_process_group(
-        "nccl" if on_a_gpu() else "gloo", rank=rank, world_size=int(os.environ["WORLD_SIZE"]),
-        store=distributed.PrefixStore(f"begun again {times} times", kept),
-    )  # fmt: skip
+    keep_freed_memory()
     try:
-        if rank == 0:
-            distributed.barrier()
-            return part(Path(folder))
-        with tempfile.TemporaryDirectory() as own:  # all go on from the first one's checkpoint
-            store.CHECKPOINT_SECONDS = math.inf
-            if (saved := Path(folder) / store.CHECKPOINT).exists():
-                shutil.copy(saved, own)
-            distributed.barrier()  # from here on the first one may write a newer one
-            return part(Path(own))
-    except UserError as error:  # all have it: it is told once, and not tried again
-        return error
-    finally:
+        if on_a_gpu():
+            torch.cuda.set_device(rank)
+        distributed.init_process_group(
+            "nccl" if on_a_gpu() else "gloo", rank=rank, world_size=processes,
+            store=distributed.FileStore(f"{place}/meeting", processes),
+        )  # fmt: skip
+        said = _share(part, rank, Path(folder))
         distributed.destroy_process_group()
+    except Exception as error:
+        said, code = _picklable(error), RAISED
+    else:
+        code = 0
+    if rank == 0 or code:
+        store.write_bytes(Path(place) / f"said-{rank}", pickle.dumps(said))
+    sys.exit(code)
+
+
+def _share(part, rank: int, folder: Path) -> dict:
+    if rank == 0:
+        distributed.barrier()
+        return part(folder)
+    with tempfile.TemporaryDirectory() as own:  # all go on from the first one's checkpoint
+        store.CHECKPOINT_SECONDS = math.inf
+        if (saved := folder / store.CHECKPOINT).exists():
+            shutil.copy(saved, own)
+        distributed.barrier()  # from here on the first one may write a newer one
+        return part(Path(own))
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class asks for
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def rows_of(count: int, rank: int, processes: int) -> tuple[list[int], float]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from . import engines
 from .config import ROOT, Settings
-from .processes import end_with_parent, keep_freed_memory, sharing, use_device
+from .processes import end_with_parent, keep_freed_memory, use_device
 from .sources import code
 from .store import CHECKPOINT, fingerprint, intact, plain, stored, write_json
 
@@ -39,8 +39,6 @@ class Step:
     given: dict = field(default_factory=dict)  # settings and whatever else decides its content
     place: str = "build/cells"
     resume: bool = True  # does compute go on from what a killed run left in its folder?
-    # the same, but for rounding, by so many processes: together(processes, folder)
-    together: Callable[[int, Path], dict | None] | None = None
 
     @functools.cached_property
     def config(self) -> dict:
@@ -65,10 +63,7 @@ class Step:
         for step in self.after:  # else its seconds would be counted as this one's
             step.folder()
         begun = time.perf_counter()
-        if self.together and (count := sharing()) > 1:
-            metrics = self.together(count, folder)
-        else:
-            metrics = self.compute(folder)
+        metrics = self.compute(folder)
         if metrics is not None:
             seconds = round(time.perf_counter() - begun, 2)
             write_json(folder / "metrics.json", {**metrics, "seconds": seconds})

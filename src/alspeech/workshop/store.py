@@ -80,8 +80,7 @@ def stored(parent: Path, name: str, config: dict, compute, resume: bool = False)
         if not resume:
             shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(exist_ok=True)
-        for path in unfinished.rglob(".*"):  # files that a killed process was writing
-            path.unlink()
+        remove_half_written(unfinished)
         try:
             compute(unfinished)
             write_json(unfinished / "config.json", config)
@@ -99,6 +98,12 @@ def stored(parent: Path, name: str, config: dict, compute, resume: bool = False)
                 shutil.rmtree(unfinished, ignore_errors=True)
     intact.add(folder)
     return folder
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove files that a killed process was writing."""
+    for path in folder.rglob(".*"):
+        path.unlink()
 
 
 def _damage(folder: Path, config: dict) -> str | None:
