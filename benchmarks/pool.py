@@ -17,7 +17,7 @@ import torch
 from measure import pool_batches, row
 
 from alspeech.acquisition import egl
-from alspeech.experiment import all_scores, base_model, new_model, pool_scores, queried, shard
+from alspeech.experiment import ALL, all_scores, base_model, new_model, pool_scores, queried, shard
 from alspeech.speech import corpus
 from alspeech.workshop.config import ROOT, ModelConfig, load_settings
 from alspeech.workshop.errors import UserError
@@ -25,6 +25,7 @@ from alspeech.workshop.processes import cores, keep_freed_memory
 from alspeech.workshop.store import stored, torch_bytes, write_bytes
 
 UTTERANCES, SHARDS, FRAMES, BINS = 1_100_000, 4, 16, 4
+TEXT = "a sentence as long as they are in books that are read aloud " * 3  # as in LibriSpeech
 SECONDS = 10  # that a process scores, three times
 HOME = ROOT / "build" / "pool"  # with the configs of the repository, and a store of its own
 MODEL = ModelConfig(bins=BINS, channels=2, layers=1, hidden=4, kernels=((3, 3),), strides=((2, 2),))
@@ -72,8 +73,9 @@ def simulate(utterances: int) -> None:
     def manifest(folder):
         with open(folder / "manifest.jsonl", "w", encoding="utf-8") as file:
             for (split, utt_id), count in zip(ids, frames.tolist(), strict=True):
-                line = {"utt_id": utt_id, "audio_filepath": "none", "duration": count / 100,
-                        "text": "yes", "split": split, "kind": "command"}  # fmt: skip
+                line = {"utt_id": utt_id, "audio_filepath": f"audio/{utt_id}.flac",
+                        "duration": count / 100, "text": TEXT, "split": split, "speaker": "0001",
+                        "chapter": "000001", "kind": "command"}  # fmt: skip
                 file.write(json.dumps(line) + "\n")
 
     def features(folder):
@@ -108,13 +110,15 @@ def score(utterances: int) -> dict:
 
 
 def ask(utterances: int) -> dict:
-    """The query step."""
+    """The query step: shares of the pool, all of it, and what an hour of audio buys."""
     settings, begun = _settings(utterances), time.process_time()
     pool_scores(settings, "random", 0).folder()
     merged = time.process_time()
     for amount in settings.query_percents:
         chosen = queried(settings, "random", amount, 0)
         assert len(chosen) == round(utterances * amount / 100)
+    assert len(queried(settings, ALL, 100, 0)) == utterances
+    assert queried(replace(settings, query_seconds=(3600.0,)), "random", 3600.0, 0)
     return {
         "cpu": time.process_time() - begun, "merge": merged - begun,
         "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

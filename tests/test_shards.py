@@ -254,6 +254,63 @@ def test_a_plan_has_every_step_and_the_number_of_cells(monkeypatch):
     assert known["base"][0] == 28_539 and known["pool"][0] == 252_692
 
 
+def test_a_plan_of_several_scenarios_has_each_ones_sizes(monkeypatch):
+    costs = {"update": 2.0, "test": 0.5, "features": 1.0, "prepared": 0.0} | dict.fromkeys(
+        ["random", "egl", "oracle_loss"], 1.0
+    )
+    monkeypatch.setattr(plan, "throughput", lambda *what: costs)
+    monkeypatch.setattr(plan, "_activations", lambda settings: 1e5)
+    settings = dataclasses.replace(load_settings("search"), shards=4, seeds=2,
+                                   strategies=("random", "egl", "oracle_loss"))  # fmt: skip
+    settings = dataclasses.replace(settings, scenarios=("even", "large_pool")).on("even")
+    known = dict.fromkeys(("base", "pool", "validation", "test"), (1, 2.0))
+    known = {name: (getattr(settings.built, name), 2.0) for name in known}
+    table = plan.plan(settings, known).set_index("step")
+    pools = 1600, 5600
+    rest = 700 + 160 + 3000
+    assert table.loc["features", "hours in all"] * 3600 == pytest.approx(sum(pools) + 2 * rest)
+    assert table.loc["scores: egl", "tasks"] == 2 * 2 * 4
+    assert table.loc["scores: egl", "hours in all"] * 3600 == pytest.approx(2 * sum(pools))
+    # what looks at transcripts, or at all of the pool, is not cut into shards
+    assert table.loc["scores: oracle_loss", "tasks"] == 2 * 2
+    assert table.loc["scores: oracle_loss", "hours in all"] * 3600 == pytest.approx(2 * sum(pools))
+
+
+def test_a_query_of_all_or_by_seconds_keeps_no_transcript_in_memory(tmp_path):
+    lines = [{"utt_id": f"u{i}", "split": split, "duration": i + 0.5, "text": "long " * 30}
+             for i, split in enumerate(["base", "pool", "test", "pool"])]  # fmt: skip
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    found = experiment._pool_seconds(tmp_path)
+    assert found.to_dict() == {"u1": 1.5, "u3": 3.5} and found.index.name == "utt_id"
+
+
+def test_a_learning_rate_that_diverges_loses_and_where_all_do_it_is_told(tmp_path, monkeypatch):
+    settings = dataclasses.replace(load_settings("smoke"), rates=(1e-3, 2e-3, 3e-3))
+    losses = {1e-3: None, 2e-3: float("nan"), 3e-3: 7.0}
+
+    def folders(make, settings, tasks, label):
+        for rate, _ in tasks:
+            (tmp_path / f"{rate}").mkdir(exist_ok=True)
+            told = {"validation_loss": losses[rate], "why": "the training loss is nan"}
+            (tmp_path / f"{rate}" / "metrics.json").write_text(json.dumps(told))
+        return [tmp_path / f"{rate}" for rate, _ in tasks]
+
+    monkeypatch.setattr(experiment, "in_parallel", folders)
+    assert experiment.training_of(settings).base_rate == 3e-3
+    losses[3e-3] = None
+    with pytest.raises(UserError, match="none of the learning rates.*training loss is nan"):
+        experiment.training_of(settings)
+
+
+def test_a_rate_is_tried_on_what_the_base_model_begins_with():
+    settings = load_settings("smoke")
+    begun = dataclasses.replace(settings, start="laptop")
+    keys = {experiment.tried(*what).key for what in
+            ((settings, 1e-3, 0), (begun, 1e-3, 0), (settings, 1e-3, 1))}  # fmt: skip
+    assert len(keys) == 3
+    assert experiment.tried(begun, 1e-3, 0).after[-1].name == "base-seed0"
+
+
 def test_a_plan_for_recordings_that_nobody_has_looked_at_says_what_to_do(tmp_path):
     (tmp_path / "list.jsonl").write_text("")
     with pytest.raises(UserError):

@@ -29,7 +29,6 @@ from .querying import ALL, BASE, affordable, costly_first, query, score, score_o
 from .selection import SELECTIONS, Candidates, as_scores, selection_options
 from .shards import BATCH, joined, pool_ids, shards_of
 from .speech import corpus, target
-from .speech.manifests import read_manifest
 from .speech.text import ENGLISH
 from .statistics import AREA, MARGIN, comparisons
 from .training import fit, load_weights, train_and_test
@@ -85,32 +84,43 @@ def _base_part(settings: Settings, seed: int, folder: Path) -> dict:
 
 def tried(settings: Settings, rate: float, seed: int) -> Step:
     """The beginning of a base training with one of ``settings.rates``. ``metrics.json`` has the
-    ``validation_loss`` that it comes to, in nats an utterance."""
+    ``validation_loss`` that it comes to, in nats an utterance, or ``why`` it came to none."""
     config, updates = settings.training, settings.rate_updates
+    start = [base_model(_started(settings), seed)] if settings.start else []
 
     def compute(folder: Path) -> dict:
         data, model = corpus.prepare(settings), new_model(settings, seed)
-        history = fit(
-            model, data.store, data.split("base"), data.split("validation"), data.alphabet, config,
-            updates=updates, rate=rate, seed=seed, measured=1, checkpoint=Checkpoint(folder),
-        )  # fmt: skip
+        try:
+            history = fit(
+                model, data.store, data.split("base"), data.split("validation"), data.alphabet,
+                config, updates=updates, rate=rate, seed=seed, measured=1,
+                checkpoint=Checkpoint(folder),
+            )  # fmt: skip
+        except UserError as error:  # it diverges: another one is taken
+            return {"validation_loss": None, "why": str(error)}
         return {"validation_loss": float(history["validation_loss"].iloc[-1])}
 
     given = {"model": settings.model, "training": _training(config, (*AFTER, "base_updates")),
-             "rate": rate, "updates": updates}  # fmt: skip
-    return Step(f"rate-{rate:g}", compute, after=(corpus.features(settings),), given=given)
+             "rate": rate, "updates": updates, "seed": seed}  # fmt: skip
+    after = corpus.features(settings), *start
+    return Step(f"rate-{rate:g}-seed{seed}", compute, after=after, given=given)
 
 
 def training_of(settings: Settings) -> TrainingConfig:
     """The section ``training``; with ``rates``, ``base_rate`` is the one that comes to the lowest
-    validation loss, and ``rate`` keeps its proportion to it."""
+    validation loss, and ``rate`` keeps its proportion to it. Raises ``UserError`` where none of
+    them comes to one."""
     config = settings.training
     if not settings.rates:
         return config
     tasks = [(rate, 0) for rate in settings.rates]
     folders = in_parallel(tried, settings, tasks, "learning rates")
-    losses = [json.loads((x / "metrics.json").read_text())["validation_loss"] for x in folders]
-    best = settings.rates[int(np.argmin(losses))]
+    found = [json.loads((x / "metrics.json").read_text()) for x in folders]
+    losses = np.array([one["validation_loss"] for one in found], dtype=float)  # null becomes NaN
+    if not np.isfinite(losses).any():
+        why = found[0].get("why", "the validation loss is not finite")
+        raise UserError(f"none of the learning rates in 'rates' does: {why}")
+    best = settings.rates[int(np.nanargmin(np.where(np.isfinite(losses), losses, np.nan)))]
     return replace(config, base_rate=best, rate=config.rate * best / config.base_rate)
 
 
@@ -325,9 +335,12 @@ def read_scores(folder: Path) -> pd.Series:
 
 @functools.lru_cache(maxsize=4)  # asked for by every cell
 def _pool_seconds(folder: Path) -> pd.Series:
-    """Durations of the pool's utterances by id; the folder's name tells what is in it."""
-    manifest = read_manifest(folder / "manifest.jsonl").set_index("utt_id")
-    return manifest.loc[manifest["split"] == "pool", "duration"]
+    """Durations of the pool's utterances by id; the folder's name tells what is in it. Of each line
+    no more is kept: a million rows with their transcripts take gigabytes."""
+    with open(folder / "manifest.jsonl", encoding="utf-8") as file:
+        rows = map(json.loads, file)
+        found = {row["utt_id"]: row["duration"] for row in rows if row["split"] == "pool"}
+    return pd.Series(found, name="duration", dtype="float64").rename_axis("utt_id")
 
 
 def queried(settings: Settings, strategy: str, amount: float, seed: int) -> list[str]:

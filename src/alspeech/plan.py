@@ -21,7 +21,7 @@ import soundfile
 import torch
 
 from .devices import device
-from .experiment import amounts, first_passes, grid
+from .experiment import amounts, first_passes, grid, in_shards
 from .metrics import evaluate
 from .model import DeepSpeech2, count_parameters
 from .querying import score, score_options
@@ -45,8 +45,9 @@ HEARD = 200  # utterances whose features are computed
 
 
 def sizes(settings: Settings) -> dict[str, tuple[int, float]]:
-    """Utterances of every split and their mean seconds: of the corpus, if it has been made; of
-    LibriSpeech and of the embedded corpus without that. Raises ``UserError`` for another one."""
+    """Utterances of every split and their mean seconds, in the current scenario: of the corpus, if
+    it has been made; of LibriSpeech and of the embedded corpus without that. Raises ``UserError``
+    for another one."""
     build = settings.built
     if settings.corpus == "librispeech" and not settings.data:
         found = {name: (n, 3600 * hours / n) for name, (n, hours) in LIBRISPEECH.items()}
@@ -178,21 +179,45 @@ def throughput(settings: Settings, frames: dict[str, int]) -> dict[str, float]:
 
 
 def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFrame:
-    """A row a step of a corpus of :func:`sizes` ``known``: how many ``tasks``, ``hours`` of a core
-    (or a GPU) each, ``memory`` and ``disk`` in GiB, of each and of all."""
-    model = settings.model
-    samples = {name: int(mean * model.sample_rate) for name, (_, mean) in known.items()}
+    """A row a step: how many ``tasks``, ``hours`` of a core (or a GPU), ``memory`` and ``disk`` in
+    GiB, of each and of all. ``known`` are :func:`sizes` in the current scenario; in others
+    utterances take as much, each, as in that one, and there are as many as they say."""
+    frames = {name: input_frames(settings.model, count)
+              for name, count in _samples(settings, known).items()}  # fmt: skip
+    seconds, tables = throughput(settings, frames), []
+    for name in settings.scenarios:
+        own = settings.on(name)
+        counts = {split: (getattr(own.built, split), mean) for split, (_, mean) in known.items()}
+        same = own.built == settings.built
+        tables.append(_in_scenario(own, known if same else counts, seconds))
+    every = pd.concat(tables)
+    by = every.groupby("step", sort=False)
+    table = by[["tasks", "hours in all", "disk in all"]].sum()
+    table.insert(1, "hours", table["hours in all"] / table["tasks"])  # a task's mean
+    table.insert(2, "memory", by["memory"].max())
+    table.insert(3, "disk", table["disk in all"] / table["tasks"])
+    # a sum takes what nobody has measured for nothing
+    unknown = by["hours"].agg(lambda hours: hours.isna().any())
+    table.loc[unknown, ["hours", "hours in all"]] = np.nan
+    return table.reset_index()
+
+
+def _samples(settings: Settings, known: dict[str, tuple[int, float]]) -> dict[str, int]:
+    return {name: int(mean * settings.model.sample_rate) for name, (_, mean) in known.items()}
+
+
+def _in_scenario(settings: Settings, known: dict, seconds: dict[str, float]) -> pd.DataFrame:
+    """The rows of one scenario; ``seconds`` as :func:`throughput` has them."""
+    model, samples = settings.model, _samples(settings, known)
     frames = {name: input_frames(model, count) for name, count in samples.items()}
-    seconds = throughput(settings, frames)
     counts = {name: count for name, (count, _) in known.items()}
-    config, seeds = settings.training, settings.seeds
-    parameters = count_parameters(DeepSpeech2(model, len(ENGLISH)))
-    gib = 2**30
-    base = 4 * parameters / gib
+    config, seeds, gib = settings.training, settings.seeds, 2**30
+    base = 4 * count_parameters(DeepSpeech2(model, len(ENGLISH))) / gib
     # weights, gradients, AdamW's two moments, the mean of the weights, what a checkpoint copies
     training = 0.5 + 7 * base + config.batch * frames["base"] * _activations(settings) / gib
     scoring = 0.5 + base + 3 * 32 * frames["pool"] * _activations(settings) / gib
-    prepared = sum(counts.values()) * seconds["prepared"]  # by every task anew
+    utterances = sum(counts.values())
+    prepared = utterances * seconds["prepared"]  # by every task anew
     total = sum(counts[name] * frames[name] for name in counts)
     # a validation is forward passes and CTC, two thirds of what a test is (make bench, cell)
     validated = counts["validation"] * seconds["test"] * 2 / 3
@@ -202,29 +227,19 @@ def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFram
         return updates * config.batch * seconds["update"] + looked + prepared
 
     after = config.updates + (config.base_updates if config.refit == "scratch" else 0)
-    shards = settings.shards
-    utterances = sum(counts.values())
+    speaking = int("spoken" in seconds), utterances * seconds.get("spoken", 0)
+    sound = 2 * sum(counts[name] * samples[name] for name in counts) / gib
+    tries = len(settings.rates), trained(settings.rate_updates, 1, tested=0)
     rows = [
-        (
-            "corpus",
-            int("spoken" in seconds),
-            utterances * seconds.get("spoken", 0),
-            0.2,
-            2 * sum(counts[name] * samples[name] for name in counts) / gib,
-        ),
+        ("corpus", *speaking, 0.2, sound),
         ("features", 1, utterances * seconds["features"], 0.5, 2 * model.bins * total / gib),
-        (
-            "learning rates",
-            len(settings.rates),
-            trained(settings.rate_updates, 1, tested=0),
-            training,
-            0,
-        ),
+        ("learning rates", *tries, training, 0),
         ("base models", seeds, trained(config.base_updates, 10), training, base),
     ]
     if passes := len(first_passes(settings)):
         rows.append(("first passes", seeds * passes, np.nan, scoring, np.nan))
     for name in settings.strategies:
+        shards = settings.shards if in_shards(settings, name) else 1
         cost = counts["pool"] * seconds.get(name, np.nan) / shards + prepared
         disk = 40 * counts["pool"] / shards / gib
         rows.append((f"scores: {name}", seeds * shards, cost, scoring, disk))
@@ -235,9 +250,6 @@ def plan(settings: Settings, known: dict[str, tuple[int, float]]) -> pd.DataFram
     table["hours"] /= 3600
     table["hours in all"] = table["tasks"] * table["hours"]
     table["disk in all"] = table["tasks"] * table["disk"]
-    scenarios = len(settings.scenarios)
-    if scenarios > 1:  # each has its own corpus, models and cells, of about these sizes
-        table[["tasks", "hours in all", "disk in all"]] *= scenarios
     return table
 
 
@@ -272,13 +284,13 @@ def told(settings: Settings) -> str:
     table = pd.concat([table, pd.DataFrame([total])])
     lines = table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}")
     asked = len(settings.strategies) * len(amounts(settings))
-    shared = cores() if not on_a_gpu() else torch.cuda.device_count()
-    kind = "GPUs" if on_a_gpu() else "cores"
+    shared = cores() if not on_a_gpu() else 1  # without an engine one GPU is used
+    where = f"this machine's {shared} cores" if not on_a_gpu() else "one GPU"
     return (
         f"{lines}\nhours of {unit}; memory and disk in GiB, memory of one process\n"
         f"{settings.corpus}: {known} utterances; {len(grid(settings)) * len(settings.scenarios)} "
         f"cells: {asked} queries and two ends, {settings.seeds} seeds, "
         f"{len(settings.scenarios)} scenarios\n"
-        f"{hours / shared:.3g} hours on this machine's {shared} {kind}; with one for every task at "
+        f"{hours / shared:.3g} hours on {where}; with one for every task at "
         f"once {longest:.3g} (measured in {time.perf_counter() - begun:.0f} s)"
     )
