@@ -28,7 +28,7 @@ from alspeech.acquisition import expected_squared_norm, mean_entropy, path_ctc
 from alspeech.ctc import labelings_gradients
 from alspeech.decoding import n_best
 from alspeech.speech.licences import RESTRICTED
-from alspeech.workshop import alternative, playable
+from alspeech.workshop import alternative, playable, plots
 from alspeech.workshop.errors import UserError
 
 sys.path.insert(0, str(REPOSITORY / "book"))
@@ -173,7 +173,8 @@ def test_what_rises_what_falls_and_what_crosses_is_told(panel):
     panel.set(xlabel="pool (%)", ylabel="WER (%)", title="A title")
     text = alternative.describe(panel.figure)
     assert text.startswith("A title. WER (%) against pool (%).")
-    assert "up rises from 1 to 3." in text and "down falls from 3 to 1." in text
+    assert "From 0 to 2 across: down falls from 3 [2.9, 3.1] to 1 [0.9, 1.1]." in text
+    assert "up rises from 1 to 3." in text
     assert "bent falls on the whole, from 9 to 8, between 7 and 9." in text
     assert "Lines that cross: down and up between 1 and 2." in text
 
@@ -190,8 +191,121 @@ def test_intervals_that_hold_zero_are_told_from_those_that_do_not(panel):
     panel.axvline(0)
     panel.set_yticks([0, 1, 2], ["left", "middle", "right"])
     text = alternative.describe(panel.figure)
-    assert "Intervals that hold zero: middle (−0.3 to 0.7)." in text
-    assert "Intervals that do not: left (−1.5 to −0.5), right (1 to 3)." in text
+    assert "left: −1 [−1.5, −0.5]. middle: 0.2 [−0.3, 0.7]. right: 2 [1, 3]." in text
+    assert text.endswith("Intervals that hold zero: middle.")
+
+
+def differences(metric, macro):
+    """Rows of comparisons.csv: a difference, half of its interval and a verdict each."""
+    rows = [
+        {"scenario": scenario, "method": method, "metric": metric, "difference": mean,
+         "low": mean - half, "high": mean + half, "verdict": verdict}
+        for (scenario, method), (mean, half, verdict) in macro.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_differences_over_shared_axes_tell_method_scenario_and_interval():
+    figure, axes = plt.subplots(1, 2, sharey=True)
+    left = {("rare_topics", "egl"): (1, 0.5, "worse"), ("even", "egl"): (0.25, 0.5, "open"),
+            ("rare_topics", "entropy"): (-2, 0.5, "better"),
+            ("even", "entropy"): (-1, 0.5, "better")}  # fmt: skip
+    right = {key: (4 * mean, half, "better") for key, (mean, half, _) in left.items()}
+    for ax, metric, rows in zip(axes, ("wer", "ctc"), (left, right), strict=True):
+        plots.plot_against_random(ax, differences(metric, rows))
+        ax.set(xlabel=metric)
+    figure.canvas.draw()  # now the inner labels are hidden
+    text = alternative.describe(figure)
+    plt.close(figure)
+    assert text == (
+        "Panel 1 of 2. wer. entropy: rare topics −2 [−2.5, −1.5], even −1 [−1.5, −0.5]. "
+        "EGL (hollow): even 0.25 [−0.25, 0.75]. EGL: rare topics 1 [0.5, 1.5]. "
+        "Intervals that hold zero: EGL (even). "
+        "Panel 2 of 2. ctc. entropy: rare topics −8 [−8.5, −7.5], even −4 [−4.5, −3.5]. "
+        "EGL: rare topics 4 [3.5, 4.5], even 1 [0.5, 1.5]. No interval holds zero."
+    )
+
+
+def test_a_row_without_an_interval_tells_its_difference_not_its_place(panel):
+    table = pd.DataFrame({"difference": [-3.0, 2], "low": np.nan, "high": np.nan, "verdict": ""})
+    plots.plot_rows(panel, ["one", "two"], table, "WER")
+    assert alternative.describe(panel.figure) == "WER. one (hollow): −3. two (hollow): 2."
+
+
+def test_rounds_tell_every_seed_and_the_mean_of_each_method(panel):
+    wer = {"random": [(40, 44), (42, 42), (44, 43)], "egl": [(50, 46), (50, 48), (53, 47)]}
+    rows = [
+        {"strategy": strategy, "seed": seed, "how": how, "wer": value}
+        for strategy, seeds in wer.items() for seed, values in enumerate(seeds)
+        for how, value in zip(("batch", "rounds"), values, strict=True)
+    ]  # fmt: skip
+    plots.plot_rounds(panel, pd.DataFrame(rows), "wer")
+    assert alternative.describe(panel.figure) == (
+        "WER (%). random, batch to rounds, each seed: rises from 40 to 44; stays at 42; "
+        "falls from 44 to 43. random, batch to rounds, mean rises from 42 to 43. "
+        "EGL, batch to rounds, each seed: falls from 50 to 46; falls from 50 to 48; "
+        "falls from 53 to 47. EGL, batch to rounds, mean falls from 51 to 47."
+    )
+
+
+def test_the_argument_tells_what_was_predicted_beside_what_was_measured():
+    figure, axes = plt.subplots(1, 2, sharey=True)
+    rows = [("random", 0, 2, 5), ("random", 1, 4, 5), ("egl", 0, 1, 10), ("egl", 1, 8, 10)]
+    argument = pd.DataFrame(rows, columns=["strategy", "seed", "ratio", "variance"])
+    for ax in axes:
+        plots.plot_argument(ax, argument, "ratio")
+        ax.set(xlabel="ratio")
+    axes[1].set(ylabel="")  # that of the first panel holds for both
+    text = alternative.describe(figure)
+    plt.close(figure)
+    panel = (
+        "variance of the test loss, measured against ratio. random, each seed: 1 at 1, 1 at 1. "
+        "random: 1 at 1. EGL, each seed: 2 at 0.5, 2 at 2. EGL: 2 at 1."
+    )
+    assert text == f"Panel 1 of 2. {panel} Panel 2 of 2. {panel}"
+
+
+def test_points_are_no_lines_and_too_many_are_told_by_where_they_lie(panel):
+    panel.plot([10, 20, 30], [5, 4, 7], "o", label="so far")
+    panel.plot([0, 40], [5, 5], label="level")
+    text = alternative.describe(panel.figure)
+    assert "so far: 5 at 10, 4 at 20, 7 at 30." in text and "Lines that cross" not in text
+    panel.plot(np.arange(50), np.arange(50) / 2, "x", label="many")
+    assert "many: 50 points, 0 to 24.5 at 0 to 49." in alternative.describe(panel.figure)
+
+
+def test_lines_moved_apart_cross_only_where_their_values_do(panel):
+    rows = [
+        {"strategy": s, "query_percent": percent, "seed": seed, "wer": wer + seed}
+        for s, wers in {"random": (30, 28, 27), "egl": (30, 27, 28), "base": (31,)}.items()
+        for percent, wer in zip((0, 10, 20), wers, strict=False) for seed in (0, 1)
+    ]  # fmt: skip
+    rows.append({"strategy": "all", "query_percent": 100, "seed": 0, "wer": 20})
+    plots.plot_error_curve(panel, pd.DataFrame(rows), "wer")
+    text = alternative.describe(panel.figure)
+    assert "From 0 to 20 across: random falls from 30.5 [24.1, 36.9] to 27.5" in text
+    assert "Lines that cross: random and EGL between 10 and 20." in text
+    assert text.endswith("Level lines: all of the pool at 20, base data alone at 31.5.")
+
+
+def test_what_no_legend_names_has_a_name_all_the_same():
+    figure, (left, middle, right) = plt.subplots(1, 3)
+    table = pd.DataFrame([[50, -50]], ["rare_topics"], ["entropy", "egl"])
+    plots.plot_map(left, table, table.map("{} %".format))
+    wer = [(0, 20, 4), (1, 20, 4), (0, 30, 5), (1, 30, 5)]
+    columns = ["step", "validation_wer", "seed"]
+    monitor = pd.DataFrame(wer, columns=columns).assign(method="soft")
+    ends = pd.DataFrame({"method": "soft", "seed": [4, 5], "collapsed_at": [1, np.nan]})
+    plots.plot_monitor(middle, monitor, "validation_wer", ends)
+    history = pd.DataFrame({"update": [1, 2, 1, 2], "seed": [0, 0, 1, 1]})
+    history = history.assign(train_loss=[9, 8, 7, 6], validation_loss=[8, 8, 7, 9])
+    plots.plot_history(right, history)
+    text = alternative.describe(figure)
+    plt.close(figure)
+    assert "Panel 1 of 3. rare topics: entropy 50 %, EGL -50 %. Panel 2" in text
+    assert "soft stays at 25. soft, collapsed: 20 at 1." in text
+    assert "training (masked input): falls from 9 to 8; falls from 7 to 6." in text
+    assert "validation: stays at 8; rises from 7 to 9." in text
 
 
 def test_bars_maps_and_clouds_are_told(panel):
@@ -206,7 +320,10 @@ def test_bars_maps_and_clouds_are_told(panel):
     right.hexbin(points, points, gridsize=10, extent=(0, 1, 0, 1), mincnt=1)
     text = alternative.describe(figure)
     plt.close(figure)
-    assert "Panel 1 of 2" in text and "2 by 2 cells from 0 to 9, most at 0.5 and 1.5" in text
+    assert (
+        "Panel 1 of 2" in text
+        and "2 by 2 cells from 0 to 9, most at 0.5 across and 1.5 up." in text
+    )
     assert "100% of it lies within a tenth of the diagonal" in text
 
 
@@ -226,7 +343,7 @@ def test_a_figure_in_a_notebook_carries_its_text(panel):
         InteractiveShell.clear_instance()
     (output,) = captured.outputs
     assert "<falls> falls from 1 to 0." in output.metadata["image/png"]["alt"]
-    assert 'alt="Y against x. &lt;falls&gt; falls' in output.data["text/html"]
+    assert 'alt="y against x. From 0 to 1 across: &lt;falls&gt; falls' in output.data["text/html"]
 
 
 # ---------------------------------------------------------------- pages

@@ -2,8 +2,10 @@
 
     describe(figure) -> str
 
-says of every panel what its axes are, what rises and what falls, which lines cross, and which
-intervals hold zero. Nothing is written by hand, so a figure that changes has its text changed.
+says of every panel what its axes are, what rises and what falls, which lines cross, where points
+are, and which intervals hold zero. A name is an artist's label or, where it is to stay out of
+legends, its gid; error bars are told where they were before they were ``moved`` apart. Nothing is
+written by hand, so a figure that changes has its text changed.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import base64
 import html
 import sys
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection, QuadMesh
+from matplotlib.colors import same_color
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
@@ -29,44 +33,63 @@ def describe(figure: Figure) -> str:
     told = [_panel(ax) for ax in panels]
     if len(told) > 1:
         told = [f"Panel {n} of {len(told)}. {text}" for n, text in enumerate(told, 1)]
-    head = figure.get_suptitle()
-    return " ".join([f"{_flat(head)}."] * bool(head) + told)
+    x, y = _flat(figure.get_supxlabel()), _flat(figure.get_supylabel())
+    common = " against ".join(filter(None, [y, x]))
+    head = [_flat(figure.get_suptitle()), f"In every panel {common}" if common else ""]
+    return " ".join([*(_sentence(text) for text in head if text), *told])
 
 
 def _panel(ax: Axes) -> str:
-    x, y, title = (_flat(f()) for f in (ax.get_xlabel, ax.get_ylabel, ax.get_title))
-    across, up = x or "the horizontal axis", y or "the vertical axis"
     series = _series(ax)
+    lines = [s for s in series if s.joined]
+    cells, in_cells = _cells(ax)
+    level, of_lines = _constants(ax)
     parts = [
-        _sentence(title),
-        _sentence(f"{up[:1].upper()}{up[1:]} against {across}"),
-        *_lines(ax, series),
-        *_crossings(series),
+        _sentence(_flat(ax.get_title())),
+        _sentence(" against ".join(filter(None, [_label(ax, "y"), _label(ax, "x")]))),
+        *_lines(ax, lines),
+        *_crossings(lines),
+        *_points(ax, [s for s in series if not s.joined]),
         *_at_zero(ax, series),
         *_bars(ax),
-        *_pictures(ax),
+        *(cells or _pictures(ax)),
         *_honeycombs(ax),
         *_clouds(ax),
-        *_constants(ax),
+        *level,
     ]
-    texts = [_flat(text.get_text()) for text in ax.texts]
-    texts = [text for text in texts if text]
+    texts = [
+        ": ".join(filter(None, [text.get_gid(), _flat(text.get_text())])) for text in ax.texts
+        if text not in in_cells and _flat(text.get_text()) not in ("", *of_lines)
+    ]  # fmt: skip
     if texts:
         parts.append(_sentence(f"Written in it: {_some(texts, 3 * MANY)}"))
     return " ".join(filter(None, parts))
+
+
+def _label(ax: Axes, axis: str) -> str:
+    """An axis's label; of panels that share it, one may bear it for all."""
+    name, together = f"get_{axis}label", getattr(ax, f"get_shared_{axis}_axes")()
+    shared = {_flat(getattr(other, name)()) for other in together.get_siblings(ax)} - {""}
+    return _flat(getattr(ax, name)()) or (shared.pop() if len(shared) == 1 else "")
 
 
 # ---------------------------------------------------------------- what was drawn
 
 
 class Series:
-    """A line or a row of points: name, x and y [N], and their error bars [N, 2] or None."""
+    """A line (``joined``) or points: name, x and y [N], and their error bars [N, 2] or None."""
 
-    def __init__(self, name: str, line, bars=()):
-        self.name = "" if name.startswith("_") else _flat(name)
+    def __init__(self, name: str, line, bars=(), moved: float = 0):
+        self.name = name
+        self.x_bars = self.y_bars = None
         x, y = (np.ravel(np.ma.filled(np.ma.asarray(v, float), np.nan)) for v in line.get_data())
         known = np.isfinite(x) & np.isfinite(y)
-        self.x, self.y, self.x_bars, self.y_bars = x[known], y[known], None, None
+        # rounded: without that, places that are one would differ in the last bit, and lines cross
+        self.x, self.y = np.round(x[known] - moved, 9) if moved else x[known], y[known]
+        self.joined = len(self.x) > 1 and line.get_linestyle() != "None"
+        face = line.get_markerfacecolor()
+        white = str(face) == "none" or bool(same_color(face, "white"))
+        self.hollow = white and not self.joined
         for bar in bars:
             segments = np.array([s for s in bar.get_segments() if len(s) == 2])  # [N, 2, xy]
             if len(segments) != len(x):
@@ -84,11 +107,26 @@ def _series(ax: Axes) -> list[Series]:
             line, caps, bars = container.lines
             used |= {id(part) for part in (line, *caps)}
             if line is not None:
-                found.append(Series(str(container.get_label()), line, bars))
+                moved = getattr(container, "moved", 0)
+                found.append(Series(_name(container, line), line, bars, moved))
     for line in ax.lines:
         if id(line) not in used and not _constant(ax, line):
-            found.append(Series(str(line.get_label()), line))
+            found.append(Series(_name(line), line))
+    for band in ax.collections:  # what is filled around a line of the same name is its interval
+        for s in found if isinstance(band, PolyCollection) and band.get_gid() else ():
+            if s.name == _name(band) and s.y_bars is None:
+                corners = np.concatenate([path.vertices for path in band.get_paths()])
+                at = [corners[corners[:, 0] == x, 1] for x in s.x]
+                s.y_bars = np.array([(y.min(), y.max()) if len(y) else (np.nan,) * 2 for y in at])
     return [series for series in found if len(series.x)]
+
+
+def _name(*artists) -> str:
+    """What the first of them that has a name is called."""
+    labels = [str(artist.get_label()) for artist in artists]
+    labels = [label for label in labels if label != "None" and not label.startswith("_")]
+    gids = [artist.get_gid() for artist in artists if hasattr(artist, "get_gid")]
+    return next((_flat(name) for name in (*labels, *gids) if name), "")
 
 
 def _constant(ax: Axes, line) -> str:
@@ -103,57 +141,106 @@ def _constant(ax: Axes, line) -> str:
 # ---------------------------------------------------------------- sentences
 
 
-def _lines(ax: Axes, series: list[Series]) -> list[str]:
-    named = [s for s in series if s.name] or series
-    told = [_line(ax, s) for s in named[: 2 * MANY]]
-    if len(named) > 2 * MANY:
-        told.append(f"And {len(named) - 2 * MANY} more.")
+def _lines(ax: Axes, lines: list[Series]) -> list[str]:
+    if not lines:
+        return []
+    groups: dict[str, list[Series]] = {}
+    for s in lines:
+        groups.setdefault(s.name, []).append(s)
+    unnamed = groups.pop("", [])
+    ((most, count),) = Counter(_range(s.x) for s in lines).most_common(1)
+    shared = most if count > 1 or len(lines) == 1 else "none"
+    shared = "" if _named(ax.xaxis) else shared
+    told = [f"From {most} across:"] if shared == most else []
+    for name in list(groups)[: 2 * MANY]:
+        courses = [_course(s, shared) for s in groups[name]]
+        told.append(f"{name}{':' * (len(courses) > 1)} {_some(courses, 2 * MANY, '; ')}.")
+    if len(groups) > 2 * MANY:
+        told.append(f"Lines, too: {', '.join(list(groups)[2 * MANY :])}.")
+    if unnamed and groups:
+        told.append(f"{len(unnamed)} more without a name.")
+    elif unnamed:
+        told.append(f"The line {_some([_course(s) for s in unnamed], MANY, ', another ')}.")
     return told
 
 
-def _line(ax: Axes, s: Series) -> str:
-    name = s.name or "The line"
-    if len(s.x) == 1:
-        level = s.x_bars is not None  # the value is told by the horizontal axis
-        value, bars = (s.x[0], s.x_bars) if level else (s.y[0], s.y_bars)
-        place = _tick(ax.yaxis, s.y[0]) if level else _tick(ax.xaxis, s.x[0])
-        place = place or f"at {_number(s.y[0] if level else s.x[0])}"
-        return f"{s.name or place}: {_number(value)}{_interval(bars, 0)}."
+def _course(s: Series, shared: str = "") -> str:
+    """Which way a line goes; and along what, if not along what it shares with the others."""
     order = np.argsort(s.x, kind="stable")
-    y = s.y[order]
-    steps, first, last = np.diff(y), y[0], y[-1]
-    span = f"from {_number(first)} to {_number(last)}"
-    if not steps.any():
-        return f"{name} stays at {_number(first)}."
+    y, own = s.y[order], _range(s.x)
+    where = f", from {own} across" if shared and own != shared else ""
+    steps, (first, last) = np.diff(y), (_number(y[0]), _number(y[-1]))
+    if not steps.any() and s.y_bars is None:
+        return f"stays at {first}{where}"
+    span = f"from {first}{_interval(s.y_bars, order[0])} to {last}{_interval(s.y_bars, order[-1])}"
+    way = "rises" if y[-1] > y[0] else "falls"
     if (steps >= 0).all() or (steps <= 0).all():
-        return f"{name} {'rises' if last > first else 'falls'} {span}."
-    way = "ends as it began"
-    if last != first:
-        way = f"{'rises' if last > first else 'falls'} on the whole"
+        return f"{way if first != last else 'hardly changes,'} {span}{where}"
+    way = f"{way} on the whole" if first != last else "ends as it began"
     low, high = _number(y.min()), _number(y.max())
-    return f"{name} {way}, {span}, between {low} and {high}."
+    between = "" if {low, high} == {first, last} else f", between {low} and {high}"
+    return f"{way}, {span}{between}{where}"
 
 
-def _crossings(series: list[Series]) -> list[str]:
-    named = [s for s in series if s.name and len(s.x) > 1]
-    if len(named) < 2 or len(named) > 2 * MANY:
+def _points(ax: Axes, points: list[Series]) -> list[str]:
+    """Where points are that no line joins, by name: what each row or column has, or each place;
+    of too many without either, from where to where they lie."""
+    level, named = _level(ax, points), _named(ax.yaxis) or _named(ax.xaxis)
+    many = not named and sum(len(s.x) for s in points) > 4 * MANY
+    groups: dict[str, list[str]] = {}
+    for s in points:
+        name = f"{s.name}{' (hollow)' * s.hollow}" if s.name else ""
+        if many and len(s.x) > 1:
+            text = f"{len(s.x)} points, {_range(s.y)} at {_range(s.x)}"
+            groups.setdefault(name or "Points", []).append(text)
+            continue
+        values, bars = (s.x, s.x_bars) if level else (s.y, s.y_bars)
+        for n, (place, value) in enumerate(zip(_places(ax, s, level), values, strict=True)):
+            text = f"{_number(value)}{_interval(bars, n)}"
+            if not name:
+                groups.setdefault(f"{place}{' (hollow)' * s.hollow}", []).append(text)
+            else:
+                text = f"{text} {place}" if place.startswith("at ") else f"{place} {text}"
+                groups.setdefault(name, []).append(text)
+    return [f"{name}: {', '.join(texts)}." for name, texts in groups.items()]
+
+
+def _level(ax: Axes, series: list[Series]) -> bool:
+    """Whether it is the horizontal axis that tells the values: rows have names, or bars lie."""
+    lying = [s for s in series if s.x_bars is not None and s.y_bars is None]
+    return _named(ax.yaxis) or (bool(lying) and not _named(ax.xaxis))
+
+
+def _places(ax: Axes, s: Series, level: bool) -> list[str]:
+    axis, places = (ax.yaxis, s.y) if level else (ax.xaxis, s.x)
+    return [_tick(axis, place) or f"at {_number(place)}" for place in places]
+
+
+def _crossings(lines: list[Series]) -> list[str]:
+    names = [s.name for s in lines]
+    named = [s for s in lines if s.name and names.count(s.name) == 1]
+    if len(named) > 2 * MANY:
         return []
-    told = []
+    told, together = [], False
     for a, b in combinations(named, 2):
         low, high = max(a.x.min(), b.x.min()), min(a.x.max(), b.x.max())
+        together |= bool(low < high)
         x = np.unique(np.concatenate([a.x, b.x]))
         x = x[(x >= low) & (x <= high)]
         gap = np.sign(_along(a, x) - _along(b, x))
         x, gap = x[gap != 0], gap[gap != 0]
-        at = np.flatnonzero(np.diff(gap))
+        at, pair = np.flatnonzero(np.diff(gap)), f"{_quoted(a.name)} and {_quoted(b.name)}"
         if len(at) == 1:
-            between = f"between {_number(x[at[0]])} and {_number(x[at[0] + 1])}"
-            told.append(f"{a.name} and {b.name} {between}")
+            told.append(f"{pair} between {_number(x[at[0]])} and {_number(x[at[0] + 1])}")
         elif len(at):
-            told.append(f"{a.name} and {b.name} {len(at)} times")
-    if not told:
-        return ["No two lines cross."]
-    return [_sentence(f"Lines that cross: {_some(told, MANY)}")]
+            told.append(f"{pair} {len(at)} times")
+    if told:
+        return [_sentence(f"Lines that cross: {_some(told, MANY, '; ')}")]
+    return ["No two lines cross."] * (together and len(named) == len(lines))
+
+
+def _quoted(name: str) -> str:
+    return f"“{name}”" if "," in name or " and " in name else name
 
 
 def _along(s: Series, x: np.ndarray) -> np.ndarray:
@@ -163,34 +250,43 @@ def _along(s: Series, x: np.ndarray) -> np.ndarray:
 
 def _at_zero(ax: Axes, series: list[Series]) -> list[str]:
     """Which intervals hold zero, where a line marks it."""
-    marks = {(_constant(ax, line), float(np.ravel(line.get_data()[0])[0])) for line in ax.lines
-             if _constant(ax, line) == "x"}  # fmt: skip
-    marks |= {("y", float(np.ravel(line.get_data()[1])[0])) for line in ax.lines
-              if _constant(ax, line) == "y"}  # fmt: skip
-    holds, clear = [], []
+    marks = {(along, float(np.ravel(line.get_data()[along == "y"])[0]))
+             for line in ax.lines if (along := _constant(ax, line))}  # fmt: skip
+    holds, clear = {}, 0
     for s in series:
-        bars, values, axis = (
-            (s.x_bars, s.y, ax.yaxis) if ("x", 0.0) in marks and s.x_bars is not None
-            else (s.y_bars, s.x, ax.xaxis) if ("y", 0.0) in marks and s.y_bars is not None
-            else (None, [], None)
-        )  # fmt: skip
-        for n, value in enumerate(values):
-            low, high = bars[n]
-            name = ", ".join(filter(None, [s.name, _tick(axis, value)])) or f"at {_number(value)}"
+        level = ("x", 0.0) in marks and s.x_bars is not None
+        bars = s.x_bars if level else s.y_bars if ("y", 0.0) in marks else None
+        if bars is None:
+            continue
+        for place, (low, high) in zip(_places(ax, s, level), bars, strict=True):
             if np.isfinite([low, high]).all() and low < high:
-                shown = f"{name} ({_number(low)} to {_number(high)})"
-                (holds if low <= 0 <= high else clear).append(shown)
-    told = {"Intervals that hold zero": holds, "Intervals that do not": clear}
-    return [_sentence(f"{what}: {_some(who, 2 * MANY)}") for what, who in told.items() if who]
+                if low <= 0 <= high:
+                    holds.setdefault(s.name, []).append(place)
+                else:
+                    clear += 1
+    if not holds or not clear:
+        told = "All intervals hold zero." if holds else "No interval holds zero."
+        return [told] if holds or clear else []
+    unnamed = holds.pop("", [])
+    told = [*unnamed, *(f"{name} ({', '.join(places)})" for name, places in holds.items())]
+    return [f"Intervals that hold zero: {'; '.join(told)}."]
+
+
+def _ticks(axis) -> list[tuple[float, str]]:
+    """Places of an axis that have names. Its formatter is asked, not its labels: those are hidden
+    where an axis is shared."""
+    places = axis.get_majorticklocs()
+    texts = map(_flat, axis.get_major_formatter().format_ticks(places))
+    return [(p, t) for p, t in zip(places, texts, strict=False) if t and not _numeric(t)]
+
+
+def _named(axis) -> bool:
+    return bool(_ticks(axis))
 
 
 def _tick(axis, value: float) -> str:
     """The name of a place on an axis whose ticks are names."""
-    for place, text in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False):
-        shown = _flat(text.get_text())
-        if abs(place - value) < 0.5 and shown and not _numeric(shown):
-            return shown
-    return ""
+    return next((text for place, text in _ticks(axis) if abs(place - value) < 0.5), "")
 
 
 def _bars(ax: Axes) -> list[str]:
@@ -211,9 +307,23 @@ def _bars(ax: Axes) -> list[str]:
     told = []
     for row, parts in rows.items():
         parts = sorted(parts, key=lambda part: -part[1])
-        text = ", ".join(f"{name} {_number(value)}".strip() for name, value in parts[:3])
-        told.append(f"{row}: {text}")
+        words = [f"{name} {_number(value)}".strip() for name, value in parts]
+        told.append(f"{row}: {_some(words, 3)}")
     return [_sentence(f"Bars, the largest first. {_some(told, 2 * MANY, '; ')}")]
+
+
+def _cells(ax: Axes) -> tuple[list[str], list]:
+    """What is written in a picture's cells, by the names of rows and columns; and these texts."""
+    rows, used = {}, []
+    for text in ax.texts if ax.images else ():
+        row, column = (
+            _tick(axis, place)
+            for axis, place in zip((ax.yaxis, ax.xaxis), text.get_position()[::-1], strict=True)
+        )
+        if row and column and text.get_transform() == ax.transData:
+            rows.setdefault(row, []).append(f"{column} {_flat(text.get_text())}")
+            used.append(text)
+    return [f"{row}: {', '.join(texts)}." for row, texts in rows.items()], used
 
 
 def _pictures(ax: Axes) -> list[str]:
@@ -237,8 +347,10 @@ def _pictures(ax: Axes) -> list[str]:
             centres = np.stack(np.meshgrid(x, y), axis=-1)
         at = np.unravel_index(np.ma.argmax(values), values.shape)
         place = (
-            _tick(axis, value) or _number(value)
-            for axis, value in zip((ax.xaxis, ax.yaxis), centres[at], strict=True)
+            _tick(axis, value) or f"{_number(value)} {way}"
+            for axis, value, way in zip(
+                (ax.xaxis, ax.yaxis), centres[at], ("across", "up"), strict=True
+            )
         )
         shape = f"{values.shape[0]} by {values.shape[1]} cells"
         told.append(
@@ -257,10 +369,9 @@ def _honeycombs(ax: Axes) -> list[str]:
         if counts is None or len(counts) != len(centres):
             continue
         counts, fullest = np.ma.filled(counts, 0), centres[np.ma.argmax(counts)]
-        told.append(
-            f"{len(counts)} hexagons, the darkest at {_number(fullest[0])} across and "
-            f"{_number(fullest[1])} up.{_share_near_diagonal(centres, counts)}"
-        )
+        across, up = (_number(value) for value in np.round(fullest, 6))  # drawn 1e-9 wider
+        text = f"{len(counts)} hexagons, the fullest at {across} across and {up} up."
+        told.append(f"{text}{_share_near_diagonal(centres, counts)}")
     return told
 
 
@@ -284,31 +395,37 @@ def _clouds(ax: Axes) -> list[str]:
         points = points[np.isfinite(points).all(axis=1)]
         if len(points) == 0:
             continue
-        name = str(cloud.get_label())
-        name = _tick(ax.yaxis, points[:, 1].mean()) if name.startswith("_") else _flat(name)
-        name = f" of {name}" * bool(name)
-        (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
-        text = f"{len(points)} points{name}, {_number(x0)} to {_number(x1)} across and "
-        text += f"{_number(y0)} to {_number(y1)} up"
-        if len(points) > 2 and x0 < x1 and y0 < y1:
-            text += f", correlation {np.corrcoef(points.T)[0, 1]:.2f}"
+        row, name = _tick(ax.yaxis, points[:, 1].mean()), _name(cloud)
+        if row:  # its name; how high a point lies in the row means nothing
+            values = [_number(value) for value in np.sort(points[:, 0])]
+            values = ", ".join(values) if len(values) <= 2 * MANY else _range(points[:, 0])
+            count = f" ({len(points)} points)" if len(points) > 2 * MANY else ""
+            told.append(f"{', '.join(filter(None, [name, row]))}{count}: {values}.")
+            continue
+        text = f"{len(points)} points{f' of {name}' * bool(name)}, {_range(points[:, 0])} across "
+        text += f"and {_range(points[:, 1])} up"
+        drawn = ax.transScale.transform(points)  # logarithms, where an axis has them
+        if len(points) > 2 and (np.ptp(drawn, axis=0) > 0).all():
+            text += f", correlation {np.corrcoef(drawn.T)[0, 1]:.2f}".replace("-", "−")
         told.append(f"{text}.")
     rest = len(told) - 2 * MANY
     return [*told[: 2 * MANY], f"And {rest} more clouds of points."] if rest > 0 else told
 
 
-def _constants(ax: Axes) -> list[str]:
-    found = {}
+def _constants(ax: Axes) -> tuple[list[str], set[str]]:
+    """Lines that mark one value each; and their names, which may be written beside them."""
+    found: dict[str, dict[float, str]] = {}
     for line in ax.lines:
         along = _constant(ax, line)
-        if along:
-            value = np.ravel(line.get_data()[0 if along == "x" else 1])[0]
-            found.setdefault("upright" if along == "x" else "level", set()).add(float(value))
-    return [
-        f"{way.capitalize()} lines at {_some([_number(v) for v in sorted(values)], MANY)}."
-        for way, values in found.items()
-        if values != {0.0}
-    ]
+        if along and not _named(ax.xaxis if along == "x" else ax.yaxis):  # not between rows
+            value = float(np.ravel(line.get_data()[along == "y"])[0])
+            found.setdefault("Upright" if along == "x" else "Level", {})[value] = _name(line)
+    told = []
+    for way, lines in found.items():
+        words = [f"{lines[value]} at {_number(value)}".strip() for value in sorted(lines)]
+        if set(lines) != {0.0}:
+            told.append(f"{way} line{'s' * (len(words) > 1)}: {_some(words, MANY)}.")
+    return told, {name for lines in found.values() for name in lines.values()}
 
 
 # ---------------------------------------------------------------- words
@@ -322,7 +439,14 @@ def _number(value) -> str:
     return "0" if float(text) == 0 else text.replace("-", "−")
 
 
+def _range(values: np.ndarray) -> str:
+    low, high = _number(np.min(values)), _number(np.max(values))
+    return low if low == high else f"{low} to {high}"
+
+
 def _numeric(text: str) -> bool:
+    if "mathdefault" in text:  # a power of ten
+        return True
     try:
         float(text.replace("−", "-").replace(",", "").rstrip("%"))
     except ValueError:

@@ -1,4 +1,5 @@
-"""Figures. ``plot_x(ax, frame) -> ax`` neither loads nor saves; one style for every method."""
+"""Figures. ``plot_x(ax, frame) -> ax`` neither loads nor saves; one style for every method.
+A ``gid`` names, for a figure's text (``alternative.py``), what is in no legend."""
 
 from __future__ import annotations
 
@@ -16,16 +17,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from ..statistics import interval, spearman
 from .alternative import tell_in_notebooks
 from .store import write_bytes
-from .styles import METHOD_STYLE
+from .styles import METHOD_STYLE, METRIC_LABEL, MONITOR_LABEL
 
 MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
-METRIC_LABEL = {
-    "ctc": "CTC loss (nats)",
-    "cer": "CER (%)",
-    "wer": "WER (%)",
-    "macro_wer": "macro WER (%)",
-    "unseen_wer": "WER of unseen words (%)",
-}
 
 # the first of these that is installed draws what Matplotlib's own font lacks
 CHINESE_FONTS = (
@@ -57,6 +51,10 @@ def _style(method: str) -> dict:
     return dict(zip(("label", "color", "marker", "linestyle"), METHOD_STYLE[method], strict=True))
 
 
+def _unlabelled(style: dict, more: str = "") -> dict:
+    return style | {"label": None, "gid": style["label"] + more}
+
+
 def _by_method(frame: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
     """The methods that ``column`` names, in the order of ``METHOD_STYLE``, and their rows."""
     present = [name for name in METHOD_STYLE if name in set(frame[column])]
@@ -75,13 +73,14 @@ def _curves(ax: Axes, lines, metric: str, x="query_percent", apart=0.5, scale=1)
         by = rows.groupby("query_percent")
         mean, low, high = _means(by[metric])
         at = by[x].mean().to_numpy() * scale + offset
-        ax.errorbar(at, mean, [mean - low, high - mean], capsize=2, elinewidth=0.8, **style)
+        bars = ax.errorbar(at, mean, [mean - low, high - mean], capsize=2, elinewidth=0.8, **style)
+        bars.moved = offset  # a figure's text tells where they belong
 
 
-def _bound(ax: Axes, y: float, text: str = "") -> None:
+def _bound(ax: Axes, y: float, text: str, written: bool = True) -> None:
     """A dashed line, and what it is at its right end."""
-    ax.axhline(y, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0)
-    if text:
+    ax.axhline(y, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0, gid=text)
+    if written:
         right = ax.get_xlim()[1]
         ax.text(
             right, y, f"{text} ", ha="right", va="bottom", fontsize=7, color="0.35", zorder=0
@@ -132,7 +131,7 @@ def plot_against_random(ax: Axes, differences: pd.DataFrame) -> Axes:
             spread = [part["difference"] - part["low"], part["high"] - part["difference"]]
             ax.errorbar(
                 part["difference"], at, xerr=spread, capsize=2, elinewidth=0.8, markersize=4,
-                **style | {"label": None}, markerfacecolor=style["color"] if left else "white",
+                **_unlabelled(style), markerfacecolor=style["color"] if left else "white",
             )  # fmt: skip
         ax.plot([], [], **style)
     ax.axvline(0, color="0.45", linewidth=0.8, zorder=0)
@@ -172,7 +171,7 @@ def plot_longer(ax: Axes, training: pd.DataFrame, metric: str = "macro_wer") -> 
                 list(by.groups), mean, [mean - low, high - mean], capsize=2, marker="o",
                 color=colours.get(strategy, "#D55E00"), linestyle="none" if scratch else "-",
                 markerfacecolor="white" if scratch else None,
-                label=None if scratch else label,
+                label=None if scratch else label, gid=f"{label}, from scratch" * scratch or None,
             )  # fmt: skip
     ax.set(xlabel="updates of the training", ylabel=METRIC_LABEL[metric])
     ax.legend()
@@ -186,8 +185,10 @@ def plot_rounds(ax: Axes, rounds: pd.DataFrame, metric: str = "macro_wer") -> Ax
     for number, name in enumerate(names):
         part = rounds[rounds["strategy"] == name].pivot(index="seed", columns="how", values=metric)
         at = np.array([number - 0.18, number + 0.18])
-        ax.plot(at, part[["batch", "rounds"]].T, color="0.7", linewidth=0.8)
-        ax.plot(at, part[["batch", "rounds"]].mean(), marker="o", color=_style(name)["color"])
+        label, colour, *_ = METHOD_STYLE[name]
+        seeds, mean = f"{label}, batch to rounds, each seed", f"{label}, batch to rounds, mean"
+        ax.plot(at, part[["batch", "rounds"]].T, color="0.7", linewidth=0.8, gid=seeds)
+        ax.plot(at, part[["batch", "rounds"]].mean(), marker="o", color=colour, gid=mean)
     ax.set_xticks(range(len(names)), [f"{METHOD_STYLE[name][0]}\nbatch → rounds" for name in names])
     ax.set(ylabel=METRIC_LABEL[metric])
     ax.grid(axis="x", visible=False)
@@ -208,7 +209,7 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
         linewidths=0.1,
     )  # fmt: skip
     cells.set_clim(0, np.quantile(np.asarray(cells.get_array()), 0.98))
-    ax.plot([0, 1], [0, 1], color="#D55E00", linewidth=0.8)
+    ax.plot([0, 1], [0, 1], color="#D55E00", linewidth=0.8, gid="the diagonal")
     _corner(ax, np.mean([spearman(part[x], part[y]) for _, part in by_seed]))
     xlabel, ylabel = (f"rank by {METHOD_STYLE[m][0]} (0 = queried first)" for m in (x, y))
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -253,7 +254,8 @@ def plot_history(ax: Axes, history: pd.DataFrame) -> Axes:
         ("train_loss", "training (masked input)", "0.6"),
         ("validation_loss", "validation", "#0072B2"),
     ):
-        ax.plot(history.pivot(index="update", columns="seed", values=column), color=colour)
+        losses = history.pivot(index="update", columns="seed", values=column)
+        ax.plot(losses, color=colour, gid=label)
         ax.lines[-1].set_label(label)
     ax.set(xlabel="update", ylabel=METRIC_LABEL["ctc"], ylim=(0, None))
     ax.legend()
@@ -300,8 +302,9 @@ def plot_spectrum(ax: Axes, left: pd.DataFrame, percent: float = 0.9) -> Axes:
     """What is left of A after so many directions (a row an utterance): median, and the middle
     ``percent`` of utterances."""
     middle, tail = left.median(), (1 - percent) / 2
-    ax.fill_between(left.columns, left.quantile(tail), left.quantile(1 - tail), color="0.85")
-    ax.plot(left.columns, middle, color="#D55E00")
+    low, high, name = left.quantile(tail), left.quantile(1 - tail), f"median [middle {percent:.0%}]"
+    ax.fill_between(left.columns, low, high, color="0.85", gid=name)
+    ax.plot(left.columns, middle, color="#D55E00", gid=name)
     ax.set(xlabel="directions", ylabel="share of Σ p‖g‖² left", xlim=(0, 60))
     ax.set(yscale="log", ylim=(1e-4, 1.3))
     return ax
@@ -318,7 +321,7 @@ def plot_directions_error(ax: Axes, study: pd.DataFrame) -> Axes:
                     capsize=2)  # fmt: skip
         rho = spearman(part["score"], part["exact"])
         ax.annotate(f"{rho:.3f}", (R, high), (0, 4), textcoords="offset points", ha="center",
-                    fontsize=6)  # fmt: skip
+                    fontsize=6, gid=f"ρ at {R}")  # fmt: skip
     ax.axhline(0, color="0.45", linewidth=0.8)
     ax.margins(y=0.15)
     ax.set(xlabel="directions R", ylabel="error of EGL (%)")
@@ -329,9 +332,9 @@ def plot_directions_cost(ax: Axes, study: pd.DataFrame) -> Axes:
     """Milliseconds an utterance of EGL from R directions, exact and plain (median over batches)."""
     ms = study.groupby("directions")["ms"].median()
     few = ms.drop(["exact", "plain"])
-    ax.plot(few.index.astype(float), few.astype(float), color="#D55E00", marker="D")
+    ax.plot(few.index.astype(float), few.astype(float), color="#D55E00", marker="D", gid="EGL")
     for name, label in (("exact", "exact"), ("plain", "one pass a transcript")):
-        ax.axhline(ms[name], color="0.45", linestyle=(0, (6, 3)), linewidth=0.8)
+        ax.axhline(ms[name], color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, gid=label)
         ax.text(few.index.max(), ms[name] * 1.08, label, ha="right", va="bottom", fontsize=7)
     ax.set(yscale="log", xlabel="directions R", ylabel="ms an utterance", ylim=(1, ms.max() * 2))
     return ax
@@ -370,8 +373,10 @@ def accuracy_figure(curves: pd.DataFrame, strategies: list[str], band: bool = Tr
             marked = at * every // len(lines), every
             ax.plot(steps, mean, linewidth=1.1, markersize=3.2, markevery=marked, **style)
             if band:
-                ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        _bound(ax, curves.loc[panel & (curves["strategy"] == "all"), "validation"].mean())
+                shade = {"color": style["color"], "gid": style["label"]}
+                ax.fill_between(steps, low, high, alpha=0.15, linewidth=0, **shade)
+        everything = curves.loc[panel & (curves["strategy"] == "all"), "validation"].mean()
+        _bound(ax, everything, "all labels of the pool", written=False)
         ax.set_title(f"{tasks[column]}, class-{modes[row]}")
     figure.supxlabel("acquisition step", fontsize=9)
     figure.supylabel("validation accuracy (%)", fontsize=9)
@@ -391,10 +396,11 @@ def plot_embedding(ax: Axes, points, labels, steps, classes):
             alpha=0.5, linewidths=0, zorder=1, label=name,
         )  # fmt: skip
     seed, later = steps == 0, steps > 0
-    ax.scatter(*points[seed].T, s=14, marker="x", color="black", linewidths=0.8, zorder=2)
+    cross = {"marker": "x", "color": "black", "linewidths": 0.8}
+    ax.scatter(*points[seed].T, s=14, zorder=2, gid="the seed set", **cross)
     dots = ax.scatter(
         *points[later].T, s=12, c=steps[later], cmap="Greys", edgecolor="black", linewidths=0.4,
-        zorder=3, vmin=0,
+        zorder=3, vmin=0, gid="those labelled later (the later, the darker)",
     )  # fmt: skip
     ax.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
     return dots
@@ -404,22 +410,14 @@ def plot_monitor(ax: Axes, monitor: pd.DataFrame, column: str, ends: pd.DataFram
     """What a monitor measured, by step: a line a method, the mean over the seeds that still run;
     a black cross where a run of ``ends`` (rows of pl_runs.csv) collapsed."""
     for method, part in _by_method(monitor, "method"):
-        ax.plot(part.groupby("step")[column].mean(), **_style(method), markersize=3)
+        style = _style(method)
+        ax.plot(part.groupby("step")[column].mean(), **style, markersize=3)
         for row in ends[(ends["method"] == method) & ends["collapsed_at"].notna()].itertuples():
             at = part[(part["seed"] == row.seed) & (part["step"] == row.collapsed_at)]
-            ax.plot(at["step"], at[column], "kx", markersize=7, zorder=5)
+            gid = f"{style['label']}, collapsed"
+            ax.plot(at["step"], at[column], "kx", markersize=7, zorder=5, gid=gid)
     ax.set(xlabel="steps after the warm-up", ylabel=MONITOR_LABEL[column])
     return ax
-
-
-MONITOR_LABEL = {
-    "average_entropy": "entropy of the average (nats)",
-    "frame_entropy": "mean frame entropy (nats)",
-    "blank_share": "share of blank frames",
-    "length_ratio": "pseudo-label length ÷ true",
-    "pseudo_wer": "WER of the pseudo-labels (%)",
-    "validation_wer": "validation WER (%)",
-}
 
 
 def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
@@ -464,7 +462,8 @@ def plot_argument(ax: Axes, argument: pd.DataFrame, x: str) -> Axes:
     for strategy, rows in _by_method(argument, "strategy"):
         shown, style = rows.set_index("seed")[columns] / random, _style(strategy)
         style["linestyle"] = "none"
-        ax.plot(shown[x], shown["variance"], alpha=0.35, markersize=3, **style | {"label": None})
+        seeds = _unlabelled(style, ", each seed")
+        ax.plot(shown[x], shown["variance"], alpha=0.35, markersize=3, **seeds)
         mean = np.exp(np.log(shown).mean())
         ax.plot(mean[x], mean["variance"], markersize=8, **style)
     ax.set(xscale="log", yscale="log", ylabel="variance of the test loss, measured")

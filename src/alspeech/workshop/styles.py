@@ -1,4 +1,4 @@
-"""One style for every method, in every figure."""
+"""One style for every method, in every figure; and what is measured, for axes."""
 
 # label, colour (Okabe & Ito's palette), marker, line style: told apart without colour, too
 METHOD_STYLE = {
@@ -54,4 +54,21 @@ METHOD_STYLE = {
     "ema": ("soft, EMA teacher", "#882255", "X", (0, (5, 1, 1, 1, 1, 1))),
     "sampled_text": ("sampled, as text", "#56B4E9", "<", "--"),
     "sampled_frames": ("sampled, by frame", "#999999", ">", "-."),
+}
+
+METRIC_LABEL = {
+    "ctc": "CTC loss (nats)",
+    "cer": "CER (%)",
+    "wer": "WER (%)",
+    "macro_wer": "macro WER (%)",
+    "unseen_wer": "WER of unseen words (%)",
+}
+
+MONITOR_LABEL = {
+    "average_entropy": "entropy of the average (nats)",
+    "frame_entropy": "mean frame entropy (nats)",
+    "blank_share": "share of blank frames",
+    "length_ratio": "pseudo-label length ÷ true",
+    "pseudo_wer": "WER of the pseudo-labels (%)",
+    "validation_wer": "validation WER (%)",
 }
