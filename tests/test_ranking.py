@@ -1,5 +1,7 @@
-"""The ranking plot that plays: what it shows, counts and calls red is so of the whole pool."""
+"""The ranking plot that plays: what it shows, counts and calls red is so of the whole pool, and it
+can be read whether the page around it is light or dark."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -7,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from test_book import CHROMIUM, FLAGS, data_of, needs_browser
+from test_book import CHROMIUM, FLAGS, SCRIPTS, data_of, needs_browser
 
 from alspeech import listening
 from alspeech.workshop import playable
+from alspeech.workshop.styles import METHOD_STYLE
 
 # ---------------------------------------------------------------- pools with known answers
 
@@ -207,3 +210,49 @@ def test_what_is_no_method_queries_nothing_and_has_places_among_the_known(plotte
     assert re.fullmatch(r"\d+ of 156", snr)
     page.locator('select[data-axis="y"]').select_option("by_snr_db")
     assert page.locator('[data-preset="circle"]').is_disabled()
+
+
+# ---------------------------------------------------------------- light and dark
+
+
+def luminance(colour: str) -> float:
+    """WCAG's, of #rrggbb."""
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(colour: str, other: str) -> float:
+    high, low = sorted((luminance(colour), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def of_rgb(text: str) -> str:
+    """#rrggbb of a browser's rgb(…), which is opaque."""
+    assert text.startswith("rgb("), text
+    return "#" + "".join(f"{int(n):02x}" for n in re.findall(r"\d+", text))
+
+
+COLOURS_OF = """root => {
+  const colour = (element) => {
+    const style = getComputedStyle(element);
+    return element.namespaceURI.endsWith("svg") ? style.fill : style.color;
+  };
+  const names = ["h4", "p", "td", "caption", "summary", "label", "text"];
+  const words = names.flatMap((name) => [...root.querySelectorAll(name)].slice(0, 3));
+  return [getComputedStyle(root).backgroundColor, words.map(colour)];
+}"""
+
+
+@needs_browser
+def test_figures_have_a_sheet_and_words_of_their_own_on_a_dark_page(plotted, opened):
+    page = opened(plotted(160))
+    page.locator('[data-preset="circle"]').click()
+    page.locator("summary").click()
+    background, words = page.locator(".alspeech").evaluate(COLOURS_OF)
+    sheet = of_rgb(background)
+    assert len(words) > 12 and min(contrast(of_rgb(word), sheet) for word in words) >= 4.5
+    # what is drawn: methods as in print, and both ends of the colours from little to much
+    ramp = re.search(r"const RAMP = (\[.*\])", (SCRIPTS / "playable.js").read_text())[1]
+    assert min(contrast(colour, sheet) for colour in json.loads(ramp)) >= 3
+    assert min(contrast(style[1], sheet) for style in METHOD_STYLE.values()) >= 2

@@ -4,8 +4,8 @@ const ALSPEECH = (() => {
   // Okabe & Ito's colours, which the colour-blind can tell apart; a shape beside each
   const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#555555"];
   const SHAPES = ["circle", "square", "triangle", "diamond", "down", "plus", "hexagon", "pentagon"];
-  // cividis, from little to much
-  const RAMP = ["#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838"];
+  // inferno between a tenth and six of them, from little to much: none is lost on the figures' white
+  const RAMP = ["#160B39", "#420A68", "#6A176E", "#932667", "#BC3754", "#DD513A"];
 
   function element(name, attributes = {}, parent = null, text = null) {
     const made = document.createElement(name);
