@@ -212,6 +212,20 @@ def test_what_is_no_method_queries_nothing_and_has_places_among_the_known(plotte
     assert page.locator('[data-preset="circle"]').is_disabled()
 
 
+@needs_browser
+def test_a_long_table_is_put_into_the_page_at_once(plotted, opened):
+    """What watches a page for new icons, as the book's theme does, looks through every addition."""
+    page = opened(plotted(160))
+    page.evaluate("""() => {
+      window.additions = 0;
+      new MutationObserver((all) => { window.additions += all.length; })
+        .observe(document.querySelector("details"), { childList: true, subtree: true });
+    }""")
+    page.locator("summary").click()
+    page.locator("details tbody tr").nth(159).wait_for()
+    assert page.evaluate("window.additions") < 5
+
+
 # ---------------------------------------------------------------- light and dark
 
 

@@ -69,7 +69,7 @@ const ALSPEECH = (() => {
   }
 
   function table(parent, head, rows, caption = "") {
-    const made = element("table", {}, parent);
+    const made = element("table"); // apart: who watches the page, as the book's icons do, is told once, not for every cell
     if (caption) element("caption", {}, made, caption);
     const top = element("tr", {}, element("thead", {}, made));
     for (const name of head) element("th", { scope: "col" }, top, name);
@@ -82,6 +82,7 @@ const ALSPEECH = (() => {
         else place.textContent = cell;
       }
     }
+    parent.append(made);
     return made;
   }
 
