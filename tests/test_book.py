@@ -108,7 +108,7 @@ def test_a_figure_has_data_that_json_has_words_for():
 
 
 def test_a_figure_of_an_earlier_version_is_drawn_by_the_scripts_of_this_one():
-    text = playable.figure("ranking", 'a "title"', {"clips": {"u": "QUJD"}}).data
+    text = playable.figure("ranking", 'a "title"', {"clips": {"u": "QUJD"}, "pool": {}}).data
     old = text.replace("queried first", "bought first")
     assert old != text and playable.refreshed(old) == text
     assert playable.refreshed("<p>another output</p>") == "<p>another output</p>"
@@ -123,18 +123,21 @@ def test_no_figure_asks_the_network_for_anything():
 def test_who_is_heard_are_both_ends_of_the_gap_and_others_by_their_ids_alone():
     ids = [f"u{n:03}" for n in range(100)]
     x = pd.Series(np.arange(100.0), ids)
-    chosen, shown = listening.to_be_heard(x, -x, recordings=20)
-    assert len(chosen) == 20 and shown == ids
-    assert set(ids[:5]) | set(ids[-5:]) <= set(chosen)
+    sample = listening.to_be_heard(x, -x, recordings=20)
+    heard = set(sample.index[sample["heard"]])
+    assert len(heard) == 20 and list(sample.index) == ids
+    assert set(ids[:5]) | set(ids[-5:]) <= heard
     order = np.random.default_rng(0).permutation(100)
-    assert set(listening.to_be_heard(x.iloc[order], -x.iloc[order], 20)[0]) == set(chosen)
+    again = listening.to_be_heard(x.iloc[order], -x.iloc[order], 20)
+    assert set(again.index[again["heard"]]) == heard
 
 
 def test_a_large_pool_is_sampled(monkeypatch):
     monkeypatch.setattr(listening, "MOST", 50)
     x = pd.Series(np.arange(100.0), [f"u{n}" for n in range(100)])
-    chosen, shown = listening.to_be_heard(x, -x, recordings=20)
-    assert len(shown) == 50 and set(chosen) <= set(shown)
+    sample = listening.to_be_heard(x, -x, recordings=20)
+    assert len(sample) == 50 and sample["heard"].sum() == 20
+    assert sample["weight"].sum() == pytest.approx(100)  # all together stand for the pool
 
 
 def test_error_curves_hold_every_cell_of_the_table_and_nothing_else():
@@ -745,8 +748,13 @@ def test_a_region_says_what_is_over_represented_in_it(ranking):
     ranking.figure.locator('[data-preset="circle"]').click()
     count = int(ranking.figure.get_attribute("data-selected"))
     dots = ranking.figure.locator("path.dot").count()
-    assert count == max(1, round(dots / 20))
-    assert f"In the region: {count} of {dots}" in ranking.figure.locator(".over").text_content()
+    text = ranking.figure.locator('script[type="application/json"]').text_content()
+    data = json.loads(text)
+    circle = data["circles"][data["x"]][data["y"]]
+    assert count == len(circle["points"])
+    size = circle.get("whole", {}).get("size", count)
+    told = ranking.figure.locator(".over").text_content()
+    assert f"In the region: {size} of {data['pool']['size']} utterances" in told
     ranking.figure.locator('[data-preset="none"]').click()
     box = ranking.figure.locator(".board svg").bounding_box()
     mouse = ranking.page.mouse

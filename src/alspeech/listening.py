@@ -5,6 +5,8 @@ They are drawn by workshop/playable.py; here is what goes into them. Legend: K l
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pandas as pd
 import torch
 from IPython.display import HTML
@@ -23,6 +25,7 @@ from .workshop.plots import METRIC_LABEL
 from .workshop.styles import METHOD_STYLE
 
 BATCH = 16  # utterances
+LEAST = 10  # utterances in a red circle: of fewer there are no shares to speak of
 MOST = 1600  # dots: more are a blot, and a browser's patience
 ABOUT = {  # columns of the manifest that colour dots: name, whether it is a quantity, unit
     "kind": ("kind", False, ""), "accent": ("accent", False, ""), "snr_db": ("SNR", True, "dB"),
@@ -48,6 +51,15 @@ def beliefs(settings: Settings, seed: int = 0, likeliest: int = 5) -> pd.DataFra
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mass", "nbest"])
 
 
+def red_circle(x: pd.Series, y: pd.Series) -> list[str]:
+    """Over whom two scores fall out, as the paper circles them in red: those that ``y`` ranks
+    furthest before ``x``, the furthest first. A twentieth of the utterances that have both, at
+    least ``LEAST``; of equal gaps the first ids. Scores are indexed by ``utt_id``."""
+    ranks = [scores.sort_index().rank(ascending=False, pct=True) for scores in (x, y)]
+    gap = (ranks[0] - ranks[1]).dropna().sort_values(ascending=False, kind="stable")
+    return list(gap.index[: max(LEAST, len(gap) // 20)])
+
+
 def ranking(
     settings: Settings, scores: pd.DataFrame, believed: pd.DataFrame, recordings: int = 320
 ) -> HTML:
@@ -55,36 +67,47 @@ def ranking(
 
     ``scores`` are one seed's, indexed by ``utt_id``, a column a strategy; ``believed`` is what
     :func:`beliefs` returned. So many ``recordings`` are embedded: a quarter from either end of the
-    gap between the two ranks that are shown first, the others at random. A pool of more than
-    ``MOST`` is sampled; who is shown depends on ids alone.
+    gap between the two ranks that are shown first, the others at random. Of a pool of more than
+    ``MOST`` a sample is shown, which depends on ids alone; ranks, circles and shares stay those of
+    the whole pool.
     """
     names = [name for name in settings.strategies if name in scores]
     x, y = _first_axes(names)
     pool = prepare(settings).split("pool").set_index("utt_id", drop=False)
-    chosen, shown = to_be_heard(scores.loc[pool.index, x], scores.loc[pool.index, y], recordings)
-    pool, scores = pool.loc[shown], scores.loc[shown]
+    scores = scores.loc[pool.index]
+    sample = to_be_heard(scores[x], scores[y], recordings)
+    shown = list(sample.index)
     about = {name: ABOUT[name] for name in ABOUT if name in pool and pool[name].notna().any()}
     axes = {name: (label(name), scores[name]) for name in names}
     axes |= {f"by_{name}": (about[name][0], pool[name]) for name in about if about[name][1]}
+    places = {name: values.rank(ascending=False) for name, (_, values) in axes.items()}
     data = {
         "x": x, "y": y, "mime": CLIP_TYPE, "silent": "",
-        "axes": [{"name": name, "label": text} for name, (text, _) in axes.items()],
+        "axes": [
+            {"name": name, "label": text, "method": name in names, "of": int(values.count())}
+            for name, (text, values) in axes.items()
+        ],
         "colours": [
             {"name": name, "label": text, "ordered": ordered, "unit": unit}
             for name, (text, ordered, unit) in about.items()
         ],
+        "pool": _summary(pool, about),
+        "circles": _circles(axes, pool, about, shown),
         "points": [
             {
                 "id": utt_id, "text": str(pool.at[utt_id, "text"]),
+                "weight": float(sample.at[utt_id, "weight"]),
                 "about": {name: _plain(pool.at[utt_id, name]) for name in about},
                 "scores": {name: _plain(values[utt_id]) for name, (_, values) in axes.items()},
+                "places": {name: _plain(places[name][utt_id]) for name in axes},
                 "nbest": [[text, float(f"{p:.4g}")] for text, p in believed.at[utt_id, "nbest"]],
             }
             for utt_id in shown
         ],
-        "clips": {utt_id: clip(row) for utt_id, row in pool.loc[chosen].iterrows()},
+        "clips": {i: clip(row) for i, row in pool.loc[shown][sample["heard"]].iterrows()},
     }  # fmt: skip
-    title = f"{len(shown)} utterances of the pool by the ranks of two scores, to be heard"
+    many = f"{len(shown)} of {len(pool)}" if len(shown) < len(pool) else str(len(pool))
+    title = f"{many} utterances of the pool by the ranks of two scores, to be heard"
     return playable.figure("ranking", title, data)
 
 
@@ -96,17 +119,49 @@ def _first_axes(names: list[str]) -> tuple[str, str]:
     return chosen[0], chosen[-1]
 
 
-def to_be_heard(x: pd.Series, y: pd.Series, recordings: int) -> tuple[list[str], list[str]]:
-    """Ids of the utterances that are played and, with these, of those that are shown, in the pool's
-    order; of two scores indexed by ``utt_id``."""
+def to_be_heard(x: pd.Series, y: pd.Series, recordings: int) -> pd.DataFrame:
+    """The utterances that are shown, a row each, in the pool's order: whether they are ``heard``,
+    and the ``weight``, how many of the pool each stands for: the ends of the gap, which are always
+    shown, for themselves, those drawn at random for the others too. Of two scores indexed by
+    ``utt_id``."""
     gap = x.rank(ascending=False) - y.rank(ascending=False)
     order = gap.sort_values(ascending=False, kind="stable").index
     quarter = recordings // 4
-    ends = [*order[:quarter], *order[len(order) - min(quarter, len(order)) :]]
+    ends = dict.fromkeys([*order[:quarter], *order[len(order) - min(quarter, len(order)) :]])
     drawn = x.index[uniform(x.index, 0).argsort(stable=True).numpy()]
     everybody = list(dict.fromkeys([*ends, *drawn]))
-    chosen, shown = set(everybody[:recordings]), set(everybody[:MOST])
-    return [i for i in x.index if i in chosen], [i for i in x.index if i in shown]
+    shown = everybody[:MOST]
+    weight = (len(x) - len(ends)) / max(1, len(shown) - len(ends))
+    heard = set(everybody[:recordings])
+    rows = [(i in heard, 1 if i in ends else weight) for i in shown]
+    sample = pd.DataFrame(rows, shown, ["heard", "weight"])
+    return sample.loc[[i for i in x.index if i in sample.index]]
+
+
+def _summary(rows: pd.DataFrame, about: dict) -> dict:
+    """How many these are, how long on average, and how many there are of each kind and the like,
+    as pairs: what is unknown has no name."""
+    kinds = [name for name, (_, ordered, _) in about.items() if not ordered]
+    return {
+        "size": len(rows),
+        "seconds": _plain(rows["duration"].mean()) if "duration" in about else None,
+        "counts": {
+            name: [[_plain(v), n] for v, n in rows[name].value_counts(dropna=False).items()]
+            for name in kinds
+        },
+    }  # fmt: skip
+
+
+def _circles(axes: dict, pool: pd.DataFrame, about: dict, shown: list[str]) -> dict:
+    """The red circle of any two axes, x and then y: which of the points that are ``shown`` lie in
+    it and, where these are a sample, what all of it are."""
+    place, found = {utt_id: n for n, utt_id in enumerate(shown)}, {}
+    for x, y in permutations(axes, 2):
+        circle = red_circle(axes[x][1], axes[y][1])
+        whole = {} if len(shown) == len(pool) else {"whole": _summary(pool.loc[circle], about)}
+        points = [place[utt_id] for utt_id in circle if utt_id in place]
+        found.setdefault(x, {})[y] = {"points": points, **whole}
+    return found
 
 
 def _plain(value):

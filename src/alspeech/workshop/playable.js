@@ -4,8 +4,8 @@ const ALSPEECH = (() => {
   // Okabe & Ito's colours, which the colour-blind can tell apart; a shape beside each
   const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#555555"];
   const SHAPES = ["circle", "square", "triangle", "diamond", "down", "plus", "hexagon", "pentagon"];
-  // cividis, from little to much
-  const RAMP = ["#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838"];
+  // inferno between a tenth and six of them, from little to much: none is lost on the figures' white
+  const RAMP = ["#160B39", "#420A68", "#6A176E", "#932667", "#BC3754", "#DD513A"];
 
   function element(name, attributes = {}, parent = null, text = null) {
     const made = document.createElement(name);
@@ -69,7 +69,7 @@ const ALSPEECH = (() => {
   }
 
   function table(parent, head, rows, caption = "") {
-    const made = element("table", {}, parent);
+    const made = element("table"); // apart: who watches the page, as the book's icons do, is told once, not for every cell
     if (caption) element("caption", {}, made, caption);
     const top = element("tr", {}, element("thead", {}, made));
     for (const name of head) element("th", { scope: "col" }, top, name);
@@ -82,6 +82,7 @@ const ALSPEECH = (() => {
         else place.textContent = cell;
       }
     }
+    parent.append(made);
     return made;
   }
 

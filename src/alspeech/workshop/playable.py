@@ -17,6 +17,7 @@ from pathlib import Path
 from IPython.display import HTML
 
 KINDS = ("ranking", "error_curves", "egl_by_hand")
+NEEDS = {"ranking": "pool"}  # what scripts ask for that earlier versions did not write
 BEGIN, END = '<script type="application/json">', "</script>"  # what stands around a figure's data
 OPENING = re.compile(r'<div class="alspeech" data-kind="(\w+)" role="group" aria-label="([^"]*)">')
 HERE = Path(__file__).parent
@@ -62,12 +63,17 @@ def silenced(text: str, why: str) -> str:
 
 
 def refreshed(text: str) -> str:
-    """The HTML of a figure that an earlier version made, drawn by the scripts of this one."""
+    """The HTML of a figure that an earlier version made, drawn by the scripts of this one; where
+    its data are not enough for them, drawn as it was, and it says so."""
     found = OPENING.match(text)
     if not found or BEGIN not in text:
         return text
     data = json.loads(text.partition(BEGIN)[2].partition(END)[0])
-    return figure(found[1], html.unescape(found[2]), data).data
+    if NEEDS.get(found[1]) in (None, *data):
+        return figure(found[1], html.unescape(found[2]), data).data
+    why = "Drawn as an earlier version did, with ranks and shares of what is shown: make figures."
+    style = (HERE / "playable.css").read_text(encoding="utf-8")
+    return f"<p><em>{why}</em></p>{text}<style>{style}</style>"
 
 
 def egl_by_hand(posterior, symbols: list[str], labelings: int) -> HTML:

@@ -11,20 +11,11 @@
     let x = data.x, y = data.y, colour = data.colours.length ? data.colours[0].name : "", current = -1, region = null;
     let circle = null, anchor = -1, sound = null;
 
-    // ranks as shares, 0 for what is queried first; those without a score have none
-    const ranks = new Map();
-    for (const { name } of data.axes) {
-      const known = points.map((p, i) => i).filter((i) => points[i].scores[name] !== null);
-      known.sort((a, b) => points[b].scores[name] - points[a].scores[name] || a - b);
-      const found = Array(points.length).fill(null);
-      for (let i = 0; i < known.length; ) {
-        let j = i;
-        while (j < known.length && points[known[j]].scores[name] === points[known[i]].scores[name]) j++;
-        for (let k = i; k < j; k++) found[known[k]] = (i + j - 1) / 2 / Math.max(1, known.length - 1);
-        i = j;
-      }
-      ranks.set(name, found);
-    }
+    // ranks as shares, 0 for what is queried first; those without a score have none. Places are those in the whole
+    // pool, of which this may be a sample: they come with the data, as do the red circles
+    const ranks = new Map(data.axes.map(({ name, of }) => [name, points.map(({ places }) =>
+      places[name] === null ? null : (places[name] - 1) / Math.max(1, of - 1))]));
+    const pool = data.pool, sampled = points.length < pool.size;
     const at = (i) => [ranks.get(x)[i], ranks.get(y)[i]];
     const drawn = (i) => at(i).every((value) => value !== null);
     const heard = (i) => data.clips[points[i].id] !== undefined;
@@ -47,7 +38,7 @@
       select.dataset.colour = "yes";
     }
     const presets = element("div", { class: "controls", role: "group", "aria-label": "regions" }, root);
-    const first = button(presets, "", () => select(null, ...gaps(1)));
+    const first = button(presets, "", () => select(null, data.circles[x][y]));
     first.dataset.preset = "circle";
     const corners = [button(presets, "", () => select([0, 1 - CORNER, CORNER, 1])),
                      button(presets, "", () => select([1 - CORNER, 0, 1, CORNER]))];
@@ -64,6 +55,7 @@
       (playable ? `Click or tap a dot to hear it${all ? "" : " (faint ones have no recording here)"}, ` : "Click or tap a dot, ") +
       "drag to select a region. On the keyboard: arrows go to the next dot and play it, Enter plays it again, " +
       "Shift with arrows selects a region from where you are, Escape lets it go.");
+    const seen = element("p", { class: "seen" }, left);
     const legend = element("ul", { class: "legend", "aria-label": "colours" }, left);
     const right = element("div", {}, sides);
     const about = element("div", { class: "about", "aria-live": "polite" }, right);
@@ -136,33 +128,34 @@
     // ------------------------------------------------------------------ axes
 
     function moved() {
-      const [a, b] = [axes.get(x).label, axes.get(y).label];
-      below.textContent = `rank by ${a} (0: queried first)`;
-      beside.textContent = `rank by ${b}`;
+      const [ax, ay] = [axes.get(x), axes.get(y)], [a, b] = [ax.label, ay.label];
+      const methods = ax.method && ay.method; // an SNR or a length queries nothing: it is large or small
+      const rank = (axis) => `rank by ${axis.label} (0: ${axis.method ? "queried first" : "the largest"})`;
+      const corner = (p, q) => `corner: ${methods ? `${p} would, ${q} would not` : `first by ${p}, last by ${q}`}`;
+      below.textContent = rank(ax);
+      beside.textContent = methods ? `rank by ${b}` : rank(ay);
       first.textContent = `red circle: ${b} far before ${a}`;
-      corners[0].textContent = `corner: ${a} would, ${b} would not`;
-      corners[1].textContent = `corner: ${b} would, ${a} would not`;
+      first.disabled = x === y;
+      corners[0].textContent = corner(a, b);
+      corners[1].textContent = corner(b, a);
+      const there = points.filter((_, i) => drawn(i)).length, [p, q] = [data.y, data.x].map((name) => axes.get(name).label);
+      seen.textContent = `${there} of ${pool.size} utterances shown` + (sampled
+        ? `: both ends of the gap between ${p} and ${q}, of the others a random sample. Ranks are those in the whole pool.`
+        : there < pool.size ? ": the others have no such rank." : ".");
       points.forEach((_, i) => {
         dots[i].setAttribute("visibility", drawn(i) ? "visible" : "hidden");
         if (drawn(i)) dots[i].setAttribute("transform", `translate(${across(at(i)[0]).toFixed(1)} ${up(at(i)[1]).toFixed(1)})`);
       });
       root.dataset.x = x; root.dataset.y = y;
-      board.setAttribute("aria-label", `Scatter plot of ${points.length} utterances: rank by ${a} across, by ${b} up`);
+      board.setAttribute("aria-label", `Scatter plot of ${there} of ${pool.size} utterances: rank by ${a} across, by ${b} up`);
       select(null);
       mark();
     }
 
-    // the twentieth of the utterances whose rank by y is furthest before that by x
-    function gaps() {
-      const order = points.map((_, i) => i).filter(drawn)
-        .sort((a, b) => (at(b)[0] - at(b)[1]) - (at(a)[0] - at(a)[1]) || a - b);
-      return [new Set(order.slice(0, Math.max(1, Math.round(order.length / 20))))];
-    }
-
     // ------------------------------------------------------------------ a region, and what is in it
 
-    function select(box, members = null) {
-      region = box; circle = members;
+    function select(box, red = null) {
+      region = box; circle = red && { ...red, members: new Set(red.points) };
       rectangle.setAttribute("visibility", box ? "visible" : "hidden");
       if (box) {
         const [a, b, c, d] = box;
@@ -173,26 +166,26 @@
     }
 
     const within = (i) => {
-      if (circle) return circle.has(i);
+      if (circle) return circle.members.has(i);
       if (!region) return true;
       const [a, b] = at(i);
       return drawn(i) && a >= region[0] && a <= region[2] && b >= region[1] && b <= region[3];
     };
 
     function told() {
-      const chosen = points.map((_, i) => i).filter((i) => drawn(i) && within(i));
+      const chosen = circle ? circle.points : points.map((_, i) => i).filter((i) => drawn(i) && within(i));
       const some = Boolean(region || circle);
       points.forEach((_, i) => dots[i].classList.toggle("outside", some && !within(i)));
       root.dataset.selected = some ? chosen.length : "";
       over.textContent = "";
       if (some) {
-        const all = points.map((_, i) => i).filter(drawn);
-        element("h4", {}, over, `In the region: ${chosen.length} of ${all.length} utterances`);
-        const mean = (who) => who.reduce((sum, i) => sum + points[i].about.duration, 0) / (who.length || 1);
-        if (chosen.length && points[0].about.duration !== undefined)
-          element("p", {}, over, `They are ${shown(mean(chosen) / mean(all), 2)} times as long as all of them.`);
-        const by = data.colours.find(({ name }) => name === colour && !axes.has(name)) || data.colours.find(({ ordered }) => !ordered);
-        if (chosen.length && by && !by.ordered) shares(by, chosen, all);
+        const here = circle?.whole ?? counted(chosen), known = points.filter((_, i) => drawn(i)).length;
+        element("h4", {}, over, circle?.whole ? `In the region: ${here.size} of ${pool.size} utterances, ${chosen.length} of them shown`
+          : `In the region: ${chosen.length} of ${known} utterances` + (sampled ? ` shown, about ${Math.round(here.size)} of all ${pool.size}` : ""));
+        if (here.size && pool.seconds)
+          element("p", {}, over, `They are ${shown(here.seconds / pool.seconds, 2)} times as long as all of the pool.`);
+        const by = data.colours.find(({ name }) => name === colour && name in pool.counts) || data.colours.find(({ ordered }) => !ordered);
+        if (here.size && by) shares(by, here);
         const players = chosen.filter(heard).slice(0, 8);
         if (players.length) {
           element("h4", {}, over, "Listen");
@@ -203,18 +196,24 @@
       refresh();
     }
 
-    function shares(by, chosen, all) {
-      const count = (who) => {
+    // what the pool is told by, of these points, each for as many as it stands for
+    function counted(who) {
+      const sum = (of) => who.reduce((all, i) => all + of(points[i]), 0), size = sum(({ weight }) => weight);
+      const counts = Object.fromEntries(Object.keys(pool.counts).map((name) => {
         const found = new Map();
-        for (const i of who) found.set(points[i].about[by.name], (found.get(points[i].about[by.name]) || 0) + 1);
-        return found;
-      };
-      const inside = count(chosen), everywhere = count(all);
-      const rows = [...everywhere.keys()].map((value) => {
-        const a = (inside.get(value) || 0) / chosen.length, b = everywhere.get(value) / all.length;
+        for (const i of who) found.set(points[i].about[name], (found.get(points[i].about[name]) || 0) + points[i].weight);
+        return [name, [...found]];
+      }));
+      return { size, seconds: sum(({ weight, about }) => weight * about.duration) / size, counts };
+    }
+
+    function shares(by, here) {
+      const inside = new Map(here.counts[by.name]);
+      const rows = pool.counts[by.name].map(([value, n]) => {
+        const a = (inside.get(value) || 0) / here.size, b = n / pool.size;
         return [value, a, b, a / b];
       }).sort((a, b) => b[3] - a[3]).slice(0, 8);
-      table(over, [by.label, "in it", "of all", "times"], rows.map(([value, a, b, ratio]) =>
+      table(over, [by.label, "in it", "of the pool", "times"], rows.map(([value, a, b, ratio]) =>
         [value === null ? "unknown" : String(value), `${(100 * a).toFixed(0)} %`, `${(100 * b).toFixed(0)} %`, ratio.toFixed(1)]));
     }
 
@@ -252,8 +251,7 @@
       }
       element("h4", {}, about, "Its scores");
       table(about, ["score", "value", "place"], data.axes.filter(({ name }) => point.scores[name] !== null).map(({ name, label }) => {
-        const rank = ranks.get(name)[points.indexOf(point)];
-        return [label, shown(point.scores[name]), `${Math.round(rank * (points.length - 1)) + 1} of ${points.length}`];
+        return [label, shown(point.scores[name]), `${Math.round(point.places[name])} of ${axes.get(name).of}`];
       })).classList.add("scores");
     }
 
@@ -336,12 +334,12 @@
         heard(i) ? button(null, "▶", () => go(i), { "aria-label": `play: ${points[i].text || "no words"}` }) : "",
         points[i].text, ...facts.map(({ name }) => shown(points[i].about[name])),
         ...data.axes.map(({ name }) => (ranks.get(name)[i] === null ? "–" : `${(100 * ranks.get(name)[i]).toFixed(0)} %`)),
-      ]), `${who.length} utterances; a rank of 0 % is queried first`);
+      ]), `${who.length} utterances; a rank of 0 % is the first of the pool`);
     }
 
     paint();
     moved();
-    current = [...gaps()[0]].find(can) ?? -1; // something to read before the first click; it is silent
+    current = data.circles[x]?.[y]?.points.find(can) ?? -1; // something to read before the first click; it is silent
     if (current >= 0) { mark(); describe(points[current]); }
   });
 })();
