@@ -45,7 +45,13 @@ def test_a_wrong_word_is_told_in_one_line_before_anything_is_done(root, variable
     done = alspeech(
         root, "run", "--preset", "tiny", **{variable: value, "CUDA_VISIBLE_DEVICES": ""}
     )
+    ("ALSPEECH_DEVICE", "cuda:²", ["DEVICE=cuda:²", "cpu, cuda, cuda:0"]),
     (line,) = done.stderr.strip().splitlines()
+    ("ALSPEECH_PROCESSES", "²", ["PROCESSES=²", "1 or more"]),
+    ("ALSPEECH_JOBS", "two", ["ALSPEECH_JOBS=two", "1 or more"]),
+    ("ALSPEECH_JOBS", "0", ["ALSPEECH_JOBS=0", "1 or more"]),
+    ("ALSPEECH_CHECKPOINT_SECONDS", "often", ["ALSPEECH_CHECKPOINT_SECONDS=often", "0 or more"]),
+    ("ALSPEECH_CHECKPOINT_SECONDS", "nan", ["ALSPEECH_CHECKPOINT_SECONDS=nan", "0 or more"]),
     assert done.returncode == 2 and all(word in line for word in words)
     assert not (root / "build").exists() and not (root / "data").exists()
 
@@ -56,6 +62,15 @@ def test_an_extra_that_is_missing_is_named(home, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError) as error:
         in_parallel(first, Settings("tiny"), [(0,)], "firsts")
+@pytest.mark.parametrize("engine", ["ray", "slurm"])
+def test_where_an_engine_computes_elsewhere_this_machine_needs_no_gpu(root, engine):
+    words = {"ALSPEECH_ENGINE": engine, "ALSPEECH_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    done = alspeech(root, "data", "--corpus", "none of them", **words)  # told after the words are
+    assert "none of them" in done.stderr and "GPU" not in done.stderr
+    done = alspeech(root, "data", **{**words, "ALSPEECH_DEVICE": "cuda:1"})
+    assert "DEVICE=cuda:1: no GPU to be seen" in done.stderr
+
+
     told = str(error.value)
     assert all(x in told for x in (f"ENGINE={name}", f"'.[{name}]'")) and "\n" not in told
 
