@@ -2,12 +2,13 @@
 
 import json
 import os
+import pickle
 from dataclasses import replace
 
 import joblib
 import pytest
 
-from alspeech.workshop import steps
+from alspeech.workshop import engines, steps, store
 from alspeech.workshop.config import ModelConfig, Settings
 from alspeech.workshop.processes import cores
 from alspeech.workshop.steps import Step, in_parallel
@@ -142,3 +143,52 @@ def test_an_error_names_its_step_and_task():
     with pytest.raises(ValueError, match="no luck") as error:
         in_parallel(numbered, Settings("tiny"), [(13, 5)], "numbers")
     assert error.value.__notes__ == ["numbered 13 seed 5"]
+
+
+def corpus() -> Step:
+    return word("large")
+
+
+def learned(settings: Settings, seed: int) -> Step:
+    return Step(f"learned-{seed}", lambda folder: {}, after=(corpus(),))
+
+
+def judged(settings: Settings, seed: int) -> Step:
+    return Step(f"judged-{seed}", lambda folder: {}, after=(learned(settings, seed),))
+
+
+def both(settings: Settings, what: str, seed: int) -> Step:
+    return {"learned": learned, "judged": judged}[what](settings, seed)
+
+
+def test_a_machine_elsewhere_does_not_read_again_what_was_found_intact(monkeypatch):
+    """Neither the corpus nor, when it comes to the second wave, what the first one has made."""
+    checksum, read, here = store.checksum, [], set()
+
+    def reads(path):
+        read.append(path)
+        return checksum(path)
+
+    def elsewhere(work, tasks, names, processes):
+        for task in tasks:
+            sent = pickle.dumps((work, task))
+            here.update(store.intact)
+            store.intact.clear()  # another process begins
+            monkeypatch.setattr(store, "checksum", reads)
+            work, task = pickle.loads(sent)
+            work(task)
+            monkeypatch.setattr(store, "checksum", checksum)
+            store.intact.clear()
+            store.intact.update(here)
+            yield
+
+    monkeypatch.setenv("ALSPEECH_ENGINE", "ray")
+    monkeypatch.setattr(engines, "_ray", elsewhere)
+    monkeypatch.setattr(engines, "_see", lambda step: step.find())
+    corpus().folder()
+    tasks = [("learned", 0), ("judged", 0), ("learned", 1), ("judged", 1)]
+    folders = in_parallel(both, Settings("tiny"), tasks, "both")
+    assert len(read) == 2 * len(folders)  # what they write: config.json and metrics.json
+    assert {path.parent.name.strip(".").removesuffix(".unfinished") for path in read} == {
+        folder.name for folder in folders
+    }

@@ -70,14 +70,15 @@ def main() -> int:
     from .workshop import engines
     from .workshop.config import ROOT, load_settings, run_name
     from .workshop.errors import Detached, UserError, explain
-    from .workshop.processes import sharing, use_device
+    from .workshop.processes import cores, sharing, use_device
+    from .workshop.store import checkpoint_seconds
 
     words = (options.preset, options.corpus, options.data, options.scenario, options.target)
     run = run_name(options.corpus, options.preset, *words[3:])
     log = ROOT / "build" / run / "error.log"
     try:  # a wrong word is told at once
-        use_device()
-        engines.chosen(), sharing()
+        use_device(here=engines.chosen() == "local")
+        cores(), sharing(), checkpoint_seconds()
         settings = None if options.command in ("data", "findings") else load_settings(*words)
         if settings and settings.recogniser and options.command not in ("check", "query", "learn"):
             raise UserError(f"configs/{options.preset}.yaml: recogniser: {settings.recogniser} is "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from .store import write_text
 ENGINES = ("local", "ray", "slurm")
 TRIES = 3  # of a task that its worker did not live to finish, and of its job that was cut short
 SEEN_SECONDS = 60.0  # a network file system may show a new folder only after so long
+# Slurm may know a new job only after so long, or queue again one that had to make room
+KNOWN_SECONDS = 300.0
 POLL_SECONDS = 1.0
 
 
@@ -48,7 +51,8 @@ def run(work, tasks: list[tuple], steps: list) -> Iterator[None]:
     engine = {"ray": _ray, "slurm": _slurm}[name]
     for wave in waves(steps):
         names = [f"{steps[i].name}-{steps[i].key}" for i in wave]
-        yield from engine(work, [tasks[i] for i in wave], names)
+        processes = sharing() if any(steps[i].together for i in wave) else 1
+        yield from engine(work, [tasks[i] for i in wave], names, processes)
         for i in wave:
             _see(steps[i])
 
@@ -126,13 +130,14 @@ def _attempt(work, task: tuple) -> Exception | None:
 # ---------------------------------------------------------------- Ray
 
 
-def _ray(work, tasks: list[tuple], names: list[str]) -> Iterator[None]:
-    """A Ray task each, on one core or on its share of a GPU; one whose worker or node is lost is
-    tried again, on whatever machine there is."""
+def _ray(work, tasks: list[tuple], names: list[str], processes: int) -> Iterator[None]:
+    """A Ray task each, on one core or on its share of a GPU, or as many as its ``processes``; one
+    whose worker or node is lost is tried again, on whatever machine there is."""
     ray = extra("ray", "ray")
     _connect(ray)
-    gpus = _gpus(ray.cluster_resources().get("GPU", 0))
-    task = ray.remote(num_cpus=sharing(), num_gpus=gpus, max_retries=TRIES)(_attempt)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = _gpus(machines, processes)
+    task = ray.remote(num_cpus=processes, num_gpus=gpus, max_retries=TRIES)(_attempt)
     known = zip(tasks, names, strict=True)
     waiting = {task.options(name=name).remote(work, what): name for what, name in known}
     while waiting:
@@ -171,16 +176,21 @@ def _connect(ray) -> None:
                         "RAY_ADDRESS empty") from None  # fmt: skip
 
 
-def _gpus(there: float) -> float:
-    """The part of a GPU that a task gets, of a cluster that has some."""
-    wanted = os.environ.get("ALSPEECH_DEVICE", "")
-    if wanted == "cpu":
-        return 0
-    if wanted and not there:
+def _gpus(machines: list[dict[str, float]], processes: int) -> float:
+    """The GPUs that a task of so many processes gets, a part of one where it is alone, on a cluster
+    of machines with so many ``CPU`` and ``GPU``."""
+    wanted, gpus = os.environ.get("ALSPEECH_DEVICE", ""), 0
+    if wanted != "cpu" and any(machine.get("GPU") for machine in machines):
+        gpus = processes if processes > 1 else 1 / side_by_side()
+    if wanted not in ("", "cpu") and not gpus:
         raise UserError(f"DEVICE={wanted}: the Ray cluster has no GPU: leave DEVICE out")
-    if there and sharing() > there:
-        raise UserError(f"PROCESSES={sharing()}, and the Ray cluster has {there:g} GPUs")
-    return (sharing() if sharing() > 1 else 1 / side_by_side()) if there else 0
+    if processes > 1 and not any(
+        machine.get("CPU", 0) >= processes and machine.get("GPU", 0) >= gpus for machine in machines
+    ):
+        told = f"{processes} cores" + (f" and {gpus} GPUs" if gpus else "")
+        raise UserError(f"PROCESSES={processes}: they share a machine, and none of the Ray cluster "
+                        f"has {told}")  # fmt: skip
+    return gpus
 
 
 # ---------------------------------------------------------------- Slurm
@@ -192,45 +202,57 @@ class Job:
 
     def __init__(self, work, task: tuple):
         self.work, self.task = work, task
+        self.cut_short = False
 
     def __call__(self) -> Exception | None:
-        return _attempt(self.work, self.task)
+        error = _attempt(self.work, self.task)
+        if error is not None and self.cut_short:  # and Slurm refused to queue it again
+            raise error
+        return error
 
     def checkpoint(self):
-        return importlib.import_module("submitit").helpers.DelayedSubmission(self)
+        self.cut_short = True
+        again = Job(self.work, self.task)
+        return importlib.import_module("submitit").helpers.DelayedSubmission(again)
 
 
-# minutes until a job is queued again, and what it is given
-DEFAULTS = {"name": "alspeech", "timeout_min": 240, "cpus_per_task": 1, "mem_gb": 8}
+# minutes until a job is queued again, and what it is given beside its cores
+DEFAULTS = {"name": "alspeech", "timeout_min": 240, "mem_gb": 8}
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "COMPLETING")
 
 
-def _slurm(work, tasks: list[tuple], names: list[str]) -> Iterator[None]:
+def _slurm(work, tasks: list[tuple], names: list[str], processes: int) -> Iterator[None]:
     """A job each, in arrays. What an earlier command has submitted and is still queued or runs is
-    waited for, the rest is submitted; with ``DETACH=1`` nobody waits."""
+    waited for, what that has failed of is told, the rest is submitted; with ``DETACH=1`` nobody
+    waits."""
     submitit = extra("submitit", "slurm")
-    executor = _executor(submitit)
+    executor = _executor(submitit, processes)
     here = executor.cluster != "slurm"  # submitit's local executor starts what it is given at once
-    most = cores() if here else len(tasks)
-    left, jobs = [], {}
-    for task, name in zip(tasks, names, strict=True):
-        if job := _submitted(executor, name):
-            jobs[name] = job
-        else:
-            left.append((task, name))
+    most = max(1, cores() // processes) if here else len(tasks)
+    known = dict(zip(names, tasks, strict=True))
+    jobs = _submitted(submitit, executor, names)
+    left = [name for name in names if name not in jobs]
+    made_room: dict[str, float] = {}
     while left or jobs:
         now, left = left[: most - len(jobs)], left[max(0, most - len(jobs)) :]
         if now:
-            jobs |= _submit(submitit, executor, work, now)
-        if os.environ.get("ALSPEECH_DETACH") and not here:
+            jobs |= _submit(submitit, executor, work, [(known[name], name) for name in now])
+        if detached() and not here:
             ids = {job.job_id.partition("_")[0] for job in jobs.values()}
             raise Detached(f"{len(jobs)} jobs are with Slurm ({', '.join(sorted(ids))}): when they "
                            "are done, the same command goes on from them")  # fmt: skip
-        for name in [name for name, job in jobs.items() if job.done()]:
-            _finished(submitit, name, jobs.pop(name))
-            yield
+        for name in [name for name, job in jobs.items() if _ended(job, name, made_room)]:
+            if _finished(submitit, name, jobs.pop(name)):
+                yield
+            else:
+                left.append(name)
         if jobs:
             time.sleep(POLL_SECONDS)
+
+
+def detached() -> bool:
+    """Does ``DETACH=`` (``ALSPEECH_DETACH``) say that nobody waits?"""
+    return os.environ.get("ALSPEECH_DETACH", "").lower() not in ("", "0", "no", "false")
 
 
 def _options() -> dict:
@@ -240,18 +262,18 @@ def _options() -> dict:
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f'SLURM: {cut(word)} is no name=value: write SLURM="timeout_min=600 …"')
-        found[name] = int(value) if value.isdigit() else value
+        found[name] = int(value) if value.isdecimal() else value
     return found
 
 
-def _executor(submitit):
-    options = DEFAULTS | _options()
+def _executor(submitit, processes: int):
+    options = DEFAULTS | {"cpus_per_task": processes} | _options()
     cluster = options.pop("cluster", "slurm")
     folder = ROOT / "build" / "slurm"
     try:
         executor = submitit.AutoExecutor(folder / "%j", cluster=cluster, slurm_max_num_timeout=100)
         executor.update_parameters(**options)
-    except (RuntimeError, ValueError, NameError, TypeError) as error:
+    except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
         told = cut(" ".join(str(error).split()), 200)
         raise UserError(f"ENGINE=slurm: {told}: run where sbatch and srun are, and name SLURM's "
                         "options as submitit does") from None  # fmt: skip
@@ -259,15 +281,41 @@ def _executor(submitit):
 
 
 def _record(name: str) -> Path:
+    """Which job was submitted for a step last, how many there were in a row, and when."""
     return ROOT / "build" / "slurm" / f"{name}.job"
 
 
-def _submitted(executor, name: str):
-    """The job that an earlier command has submitted for a step, if it is still alive."""
-    if not _record(name).exists():
-        return None
-    job = executor._executor.job_class(executor.folder, _record(name).read_text().strip())
-    return job if job.state in ALIVE else None
+def _recorded(name: str) -> tuple[str, int, float]:
+    """What the record says; no job where there is none."""
+    try:
+        job, times, when = _record(name).read_text().split()
+    except (FileNotFoundError, ValueError):  # or one of an older form
+        return "", 0, 0.0
+    return job, int(times), float(when)
+
+
+def _submitted(submitit, executor, names: list[str]) -> dict:
+    """The jobs that an earlier command has submitted for steps and that are still alive. Raises
+    what a task of the others has raised, and ``UserError`` for one that was cut short too often."""
+    if executor.cluster != "slurm":  # nobody can say what has become of them
+        for name in names:
+            _record(name).unlink(missing_ok=True)
+        return {}
+    kind, folder = executor._executor.job_class, executor.folder
+    said = {name: _recorded(name) for name in names}
+    jobs = {name: kind(folder, job) for name, (job, *_) in said.items() if job}
+    failed = []
+    for name, job in list(jobs.items()):
+        new = job.state == "UNKNOWN" and time.time() - said[name][2] < KNOWN_SECONDS
+        if not job.paths.result_pickle.exists() and (job.state in ALIVE or new):
+            continue
+        try:
+            _finished(submitit, name, jobs.pop(name))
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return jobs
 
 
 def _submit(submitit, executor, work, tasks: list[tuple]) -> dict:
@@ -279,17 +327,40 @@ def _submit(submitit, executor, work, tasks: list[tuple]) -> dict:
         raise UserError(f"sbatch refuses: {told}: correct SLURM=; {AGAIN}") from None
     names = [name for _, name in tasks]
     for name, job in zip(names, jobs, strict=True):
-        write_text(_record(name), job.job_id)
+        write_text(_record(name), f"{job.job_id} {_recorded(name)[1] + 1} {time.time():.0f}")
     return dict(zip(names, jobs, strict=True))
 
 
-def _finished(submitit, name: str, job) -> None:
-    """Raises what a job's task has raised, or ``UserError`` where it left nothing."""
+def _ended(job, name: str, made_room: dict[str, float]) -> bool:
+    """Has a job left its result, or Slurm given it up? One that had to make room for others may be
+    queued again; ``made_room`` keeps since when it has been waited for."""
+    if job.state == "PREEMPTED" and not job.paths.result_pickle.exists():
+        since = made_room.setdefault(name, time.monotonic())
+        if time.monotonic() - since <= KNOWN_SECONDS:
+            return False
+        job.get_info("force")  # what submitit knows may be ten minutes old
+        return job.state == "PREEMPTED"
+    made_room.pop(name, None)
+    return job.done() and (job.paths.result_pickle.exists() or job.state not in ALIVE)
+
+
+def _finished(submitit, name: str, job) -> bool:
+    """Is the task of a job that has ended done? False where the job was cut short and is to be
+    tried again. Raises what the task has raised, and ``UserError`` where it was cut short too
+    often; the next command begins to count anew."""
     try:
+        if job.state != "COMPLETED" and not job.paths.result_pickle.exists():
+            raise submitit.core.utils.UncompletedJobError  # result() would wait for it
         error = job.result()
     except submitit.core.utils.UncompletedJobError:  # FailedJobError is one
-        told = f"its job {job.job_id} ({job.state}) left no result: killed, or out of memory"
-        raise UserError(f"{name}: {told}: see {job.paths.stderr}; {AGAIN}") from None
+        came_to = f"its job {job.job_id} ({job.state}) left no result: killed, or out of memory"
+        told, times = f"{name}: {came_to}", _recorded(name)[1]
+        if times <= TRIES:
+            print(f"{told}; it is tried again", file=sys.stderr)
+            return False
+        told += f", {times} times in a row: see {job.paths.stderr}"
+        error = UserError(f"{told}, give it more by SLURM=; {AGAIN}")
     _record(name).unlink(missing_ok=True)
     if error is not None:
         raise error
+    return True

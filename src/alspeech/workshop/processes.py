@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,21 +19,32 @@ from .errors import UserError, cut
 
 def cores() -> int:
     """Processor cores that this process may use, or the number in ``ALSPEECH_JOBS``."""
-    return int(os.environ.get("ALSPEECH_JOBS") or joblib.cpu_count())
+    return _number("ALSPEECH_JOBS") or joblib.cpu_count()
 
 
 def side_by_side() -> int:
     """Processes that share a GPU: one, or the number in ``ALSPEECH_JOBS``."""
-    return int(os.environ.get("ALSPEECH_JOBS") or 1)
+    return _number("ALSPEECH_JOBS") or 1
 
 
 def sharing() -> int:
-    """Processes that share one training: one, or ``PROCESSES=`` (``ALSPEECH_PROCESSES``). Raises
+    """Processes that share one training: one, or ``PROCESSES=`` (``ALSPEECH_PROCESSES``)."""
+    return _number("ALSPEECH_PROCESSES", "PROCESSES") or 1
+
+
+def _number(variable: str, told: str = "") -> int | None:
+    """The number of processes that a variable says, None where it says nothing. Raises
     ``UserError`` for what is no number of them."""
-    value = os.environ.get("ALSPEECH_PROCESSES") or "1"
-    if not value.isdigit() or int(value) < 1:
-        raise UserError(f"PROCESSES={cut(value)}: a number of processes, 1 or more")
-    return int(value)
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(f"{told or variable}={cut(value)}: a number of processes, 1 or more")
+    return number
 
 
 def on_a_gpu() -> bool:
@@ -42,19 +54,20 @@ def on_a_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def use_device() -> None:
+def use_device(here: bool = True) -> None:
     """Hold this process, and those that it starts, to ``DEVICE=`` (``ALSPEECH_DEVICE``): cpu, cuda
-    or cuda:1; empty: the GPU, if there is one. To be called before CUDA is used.
+    or cuda:1; empty: the GPU, if there is one. To be called before CUDA is used. Where an engine
+    computes elsewhere, not ``here``, this machine need have no GPU; a numbered one is this one's.
 
     Raises ``UserError`` for another word, and for a GPU that is not there.
     """
     name = os.environ.get("ALSPEECH_DEVICE", "")
-    kind, colon, number = name.partition(":")
-    if kind not in ("", "cpu", "cuda") or (colon and not (kind == "cuda" and number.isdigit())):
+    if not re.fullmatch("(cpu|cuda(:[0-9]{1,4})?)?", name):
         raise UserError(f"DEVICE={cut(name)}: choose one of cpu, cuda, cuda:0, cuda:1 …")
+    kind, _, number = name.partition(":")
     if kind == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if kind != "cuda":
+    if kind != "cuda" or not (here or number):
         return
     import torch
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,9 +80,9 @@ def in_parallel(make, settings: Settings, tasks: list[tuple], label: str) -> lis
     steps = [make(settings, *task) for task in tasks]
     missing = [i for i, step in enumerate(steps) if step.find() is None]
     if missing:
-        known = (
-            (os.getpid(), frozenset(intact)) if engines.chosen() == "local" else (0, frozenset())
-        )
+        # an engine's work is pickled when it is handed out: what came back until then is in it
+        local = engines.chosen() == "local"
+        known = (os.getpid(), frozenset(intact)) if local else (0, intact)
         work = functools.partial(_worker, make, settings, *known)
         todo = [tasks[i] for i in missing], [steps[i] for i in missing]
         with tqdm(total=len(missing), desc=label, unit="task") as bar:
@@ -91,11 +91,12 @@ def in_parallel(make, settings: Settings, tasks: list[tuple], label: str) -> lis
     return [step.folder() for step in steps]
 
 
-def _worker(make, settings: Settings, parent: int, unharmed: frozenset, task: tuple) -> None:
+def _worker(make, settings: Settings, parent: int, unharmed: Set[Path], task: tuple) -> None:
     """Runs in a worker process, which has one core to itself (or in the parent, if that has one).
 
     ``parent`` is the process that started it, 0 where an engine did, on whatever machine;
-    ``unharmed`` are the folders that the parent has found intact.
+    ``unharmed`` are the folders that the process which described the work has found intact: a
+    corpus is not read whole by each of hundreds of tasks.
     """
     import torch
 
@@ -103,7 +104,7 @@ def _worker(make, settings: Settings, parent: int, unharmed: frozenset, task: tu
         use_device()
     elif os.getpid() != parent:
         _once_a_worker(parent)
-        intact.update(unharmed)
+    intact.update(unharmed)
     torch.set_num_threads(1)
     keep_freed_memory()
     try:

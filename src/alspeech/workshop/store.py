@@ -25,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, cut
 
 try:
     import fcntl
@@ -34,8 +34,8 @@ except ImportError:  # Windows
 
 CHECKSUMS = "checksums.json"
 CHECKPOINT = "checkpoint"  # the file that interrupted work goes on from; gone when it is finished
-# seconds of work that a kill may cost, at most; a checkpoint a few times as often is as cheap
-CHECKPOINT_SECONDS = float(os.environ.get("ALSPEECH_CHECKPOINT_SECONDS") or 5)
+# seconds of work that a kill may cost, at most; None: what checkpoint_seconds() says
+CHECKPOINT_SECONDS: float | None = None
 
 # ---------------------------------------------------------------- configurations
 
@@ -262,6 +262,19 @@ def torch_bytes(state: dict) -> bytes:
     return buffer.getvalue()
 
 
+def checkpoint_seconds() -> float:
+    """``ALSPEECH_CHECKPOINT_SECONDS``, else five: a checkpoint a few times as often is as cheap.
+    Raises ``UserError`` for what are no seconds."""
+    value = os.environ.get("ALSPEECH_CHECKPOINT_SECONDS") or "5"
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:  # nan is not, either
+        raise UserError(f"ALSPEECH_CHECKPOINT_SECONDS={cut(value)}: a number of seconds, 0 or more")
+    return seconds
+
+
 class Checkpoint:
     """What interrupted work in a folder goes on from: tensors and plain values, with a checksum."""
 
@@ -272,7 +285,7 @@ class Checkpoint:
     def due(self) -> bool:
         """Is the last one older than ``CHECKPOINT_SECONDS``, and than twenty times what it took to
         write (a large model's is gigabytes)?"""
-        least = CHECKPOINT_SECONDS
+        least = checkpoint_seconds() if CHECKPOINT_SECONDS is None else CHECKPOINT_SECONDS
         if least > 0:
             least = max(least, 20 * self._took)
         return time.monotonic() - self._written >= least
