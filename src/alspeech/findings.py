@@ -315,6 +315,9 @@ SPEED = {  # how rows of make bench begin, and what they are called
     "a Conformer trained here: EGL, renormalised: of": "… of the best tenth on a shortlist of 30 %",
     "ALOE: a fresh classifier, 50": "ALOE: a classifier of 50 labels, against nn.Linear with Adam",
     "ALOE: a fresh classifier, 630": "… of 630 labels",
+    "EGL scoring by two": "EGL's scores by two processes, against one",
+    "query of 1100 k": "what to ask for among 1.1 million utterances, scored in four shards",
+    "    peak memory of the process, torch": "… most memory of that process",
 }
 
 
@@ -329,7 +332,7 @@ def speed() -> str:
         values = [
             f"{row[x]:.3g}" if row[x] is not None else "" for x in ("ours", "theirs", "ratio")
         ]
-        unit = row["unit"] if row["unit"].startswith("ms") else ""
+        unit = row["unit"] if row["unit"].startswith(("ms", "CPU s", "MiB")) else ""
         shown.append([text, *values[:2], unit, values[2] and f"{values[2]} ×"])
     return markdown(["", "ours", "theirs", "", "ratio"], shown)
 
