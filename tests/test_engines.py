@@ -34,7 +34,7 @@ def second(settings: Settings, seed: int) -> Step:
 
 
 def shared(settings: Settings, seed: int) -> Step:
-    return Step(f"shared-{seed}", lambda folder: {}, together=lambda count, folder: {})
+    return Step(f"shared-{seed}", lambda folder: {}, processes=processes.sharing())
 
 
 # ---------------------------------------------------------------- words
@@ -166,7 +166,7 @@ def test_small_trainings_share_a_gpu(monkeypatch):
     )
     for jobs in ("", "3"):
         monkeypatch.setenv("ALSPEECH_JOBS", jobs)
-        list(engines._local(print, [(i,) for i in range(5)]))
+        list(engines._local(print, [(i,) for i in range(5)], 1))
     one = [{"CPU": 4.0, "GPU": 1.0}]
     assert asked == [1, 3] and engines._gpus(one, 1) == 1 / 3
     monkeypatch.setenv("ALSPEECH_DEVICE", "cpu")

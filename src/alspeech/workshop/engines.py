@@ -20,7 +20,7 @@ import joblib
 
 from .config import ROOT
 from .errors import AGAIN, Detached, UserError, cut, one_of
-from .processes import cores, interrupts_held, on_a_gpu, sharing, side_by_side
+from .processes import cores, interrupts_held, on_a_gpu, side_by_side
 from .store import write_text
 
 ENGINES = ("local", "ray", "slurm")
@@ -46,12 +46,12 @@ def run(work, tasks: list[tuple], steps: list) -> Iterator[None]:
     """
     name = chosen()
     if name == "local":
-        yield from _local(work, tasks)
+        yield from _local(work, tasks, max(step.processes for step in steps))
         return
     engine = {"ray": _ray, "slurm": _slurm}[name]
     for wave in waves(steps):
         names = [f"{steps[i].name}-{steps[i].key}" for i in wave]
-        processes = sharing() if any(steps[i].together for i in wave) else 1
+        processes = max(steps[i].processes for i in wave)
         yield from engine(work, [tasks[i] for i in wave], names, processes)
         for i in wave:
             _see(steps[i])
@@ -102,8 +102,8 @@ def extra(module: str, name: str):
 # ---------------------------------------------------------------- this machine
 
 
-def _local(work, tasks: list[tuple]) -> Iterator[None]:
-    jobs = side_by_side() if on_a_gpu() else max(1, cores() // sharing())
+def _local(work, tasks: list[tuple], processes: int) -> Iterator[None]:
+    jobs = side_by_side() if on_a_gpu() else max(1, cores() // processes)
     engine = joblib.Parallel(
         n_jobs=min(jobs, len(tasks)), return_as="generator_unordered", batch_size=1
     )

@@ -39,6 +39,7 @@ class Step:
     given: dict = field(default_factory=dict)  # settings and whatever else decides its content
     place: str = "build/cells"
     resume: bool = True  # does compute go on from what a killed run left in its folder?
+    processes: int = 1  # how many compute starts, each of which wants a core or a GPU
 
     @functools.cached_property
     def config(self) -> dict:
