@@ -82,8 +82,11 @@ def _once(part, processes: int, folder: Path) -> tuple:
                 for process in each:
                     process.start()
             # where one has failed, the others wait for it for ever
-            while (codes := {p.exitcode for p in each}) <= {None, 0} and None in codes:
-                connection.wait([p.sentinel for p in each if p.exitcode is None])
+            while (left := [p for p in each if p.exitcode is None]) and not any(
+                p.exitcode for p in each
+            ):
+                connection.wait([p.sentinel for p in left])
+            codes = {p.exitcode for p in each}
         finally:
             for process in each:
                 if process.pid:
