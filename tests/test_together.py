@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import signal
+import time
 from pathlib import Path
 
 import joblib
@@ -125,12 +126,16 @@ def test_an_error_of_one_is_that_error_once_in_workers_too(tmp_path, capfd):
 def interrupting(folder: Path) -> None:
     (folder / "child").write_text(str(os.getpid()))
     os.kill(os.getppid(), signal.SIGINT)
-    signal.pause()
+    time.sleep(60)
 
 
 def test_ctrl_c_ends_all_that_train_together(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        together.spread(interrupting, 1, tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            together.spread(interrupting, 1, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "child").read_text()), 0)
 
