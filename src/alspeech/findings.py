@@ -216,11 +216,17 @@ RUNS = (  # folder, system's provenance, what, made by, tables
      "table1.md error_curves.csv comparisons.csv scores.csv"),
     (LONG, "", "the map of scenarios", "make map PRESET=reference",
      "error_curves.csv comparisons.csv claims.csv"),
+    (BASELINES, "", "baselines and oracles", "make figures PRESET=baselines",
+     "error_curves.csv comparisons.csv"),
     (LONG, "_studies", "… its studies", "make map PRESET=reference", "training.csv rounds.csv"),
     ("fsdd-digits", "", "… on digit strings", "make figures PRESET=digits CORPUS=fsdd DATA=…",
      "table1.md error_curves.csv comparisons.csv scores.csv"),
+    ("fsdd-digits-rare_speaker", "", "… one speaker rare", "… SCENARIO=rare_speaker",
+     "table1.md error_curves.csv comparisons.csv scores.csv"),
     ("kaldi-recorded", "", "… on read sentences",
      "make figures PRESET=recorded CORPUS=kaldi DATA=…",
+     "table1.md error_curves.csv comparisons.csv scores.csv"),
+    ("kaldi-recorded-rare_children", "", "… children rare", "… SCENARIO=rare_children",
      "table1.md error_curves.csv comparisons.csv scores.csv"),
     (MAIN, "_beyond", "beyond EGL", "make beyond",
      "beyond_comparisons.csv beyond_steps.csv beyond_settings.csv beyond_rounds.csv "
@@ -258,8 +264,8 @@ def runs() -> str:
 
 
 RECORDED = {  # preset: its runs
-    "digits": ("fsdd-digits",),
-    "recorded": ("kaldi-recorded",),
+    "digits": ("fsdd-digits", "fsdd-digits-rare_speaker"),
+    "recorded": ("kaldi-recorded", "kaldi-recorded-rare_children"),
 }
 
 
