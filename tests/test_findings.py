@@ -26,6 +26,15 @@ def test_every_passage_stands_somewhere():
     assert set(re.findall("<!-- findings: (.*?) -->", pages)) == set(ALL)
 
 
+def test_a_passage_that_is_still_empty_takes_nothing_of_what_follows():
+    text = (
+        "<!-- findings: one -->\n<!-- end -->\n\nWords.\n\n<!-- findings: one -->\n<!-- end -->\n"
+    )
+    filled = "<!-- findings: one -->\n\n1\n\n<!-- end -->\n"
+    assert findings.written(text, {"one": lambda: "1"}) == f"{filled}\nWords.\n\n{filled}"
+    assert findings.written(filled, {"one": lambda: "1"}) == filled
+
+
 @pytest.mark.parametrize("page", findings.FILES)
 def test_no_result_is_typed_by_hand(page):
     """Outside of passages and code: no decimal fraction, no percentage, no interval."""

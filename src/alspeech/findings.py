@@ -398,7 +398,7 @@ PASSAGES = {
     "audit": audit, **{preset: functools.partial(recorded, preset) for preset in RECORDED},
 }  # fmt: skip
 FILES = ("README.md", "results/README.md", "benchmarks/README.md")
-PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def written(text: str, passages: dict) -> str:
@@ -411,7 +411,7 @@ def written(text: str, passages: dict) -> str:
         blocks = passages[match[2]]().strip().split("\n\n")
         filled = [b if b.startswith("|") else textwrap.fill(b, 120, **WHOLE) for b in blocks]
         text = "\n\n".join(filled)
-        return f"{match[1]}\n{text}\n{match[4]}"
+        return f"{match[1]}\n{text}\n\n{match[4]}"
 
     return PASSAGE.sub(one, text)
 
