@@ -216,6 +216,8 @@ RUNS = (  # folder, system's provenance, what, made by, tables
      "table1.md error_curves.csv comparisons.csv scores.csv"),
     (LONG, "", "the map of scenarios", "make map PRESET=reference",
      "error_curves.csv comparisons.csv claims.csv"),
+    (SEARCH, "", "the search for the paper's picture", "make figures PRESET=search",
+     "error_curves.csv comparisons.csv claims.csv"),
     (BASELINES, "", "baselines and oracles", "make figures PRESET=baselines",
      "error_curves.csv comparisons.csv"),
     (LONG, "_studies", "… its studies", "make map PRESET=reference", "training.csv rounds.csv"),
