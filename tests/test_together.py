@@ -144,7 +144,9 @@ def test_a_model_of_two_processes_is_not_taken_for_one_of_one(monkeypatch):
     keys = []
     for processes in ("", "1", "2", "4"):
         monkeypatch.setenv("ALSPEECH_PROCESSES", processes)
-        keys.append(base_model(load_settings("smoke"), 0).key)
+        step = base_model(load_settings("smoke"), 0)
+        keys.append(step.key)
+        assert step.processes == int(processes or 1)  # as many cores is what an engine gives it
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 

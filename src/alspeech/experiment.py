@@ -67,7 +67,10 @@ def base_model(settings: Settings, seed: int) -> Step:
     processes, given = sharing(), {"model": settings.model, "training": _training(config, AFTER)}
     if processes > 1:
         compute, given = shared, given | {"processes": processes}
-    return Step(f"base-seed{seed}", compute, after=(corpus.features(settings), *start), given=given)
+    return Step(
+        f"base-seed{seed}", compute, after=(corpus.features(settings), *start), given=given,
+        processes=processes,
+    )  # fmt: skip
 
 
 def _base_part(settings: Settings, seed: int, folder: Path) -> dict:
@@ -120,7 +123,7 @@ def training_of(settings: Settings) -> TrainingConfig:
     if not np.isfinite(losses).any():
         why = found[0].get("why", "the validation loss is not finite")
         raise UserError(f"none of the learning rates in 'rates' does: {why}")
-    best = settings.rates[int(np.nanargmin(np.where(np.isfinite(losses), losses, np.nan)))]
+    best = settings.rates[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))]
     return replace(config, base_rate=best, rate=config.rate * best / config.base_rate)
 
 
