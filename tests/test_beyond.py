@@ -64,7 +64,8 @@ def test_ours_is_held_against_every_other_method_and_the_worse_is_said_as_the_be
 
 def test_settings_that_were_read_from_a_file_have_the_preset_s_own_among_them(tmp_path):
     rows = [
-        {"setting": setting, "value": value, "seed": seed, "macro_wer": 30.0 + gain + 0.1 * seed}
+        {"scenario": "even", "strategy": "fisher_ratio", "setting": setting, "value": value,
+         "seed": seed, "macro_wer": 30.0 + gain + 0.1 * seed}
         for setting, value, gain in (("as it is", "", 0), ("ridge", "10", -1)) for seed in range(3)
     ]  # fmt: skip
     write_csv(tmp_path / "settings.csv", pd.DataFrame(rows))
@@ -108,14 +109,28 @@ def test_what_a_query_is_like(house, monkeypatch):
 def test_other_settings_are_tried_one_at_a_time():
     settings = load_settings("laptop")
     tried = variants(settings)
-    assert tried[0] == ("as it is", "") and len(tried) == len(set(tried))
-    own = experiment.pool_scores(settings, beyond.OURS, 0).key
-    keys = [beyond.variant_scores(settings, *what, 0).key for what in tried]
-    assert keys[0] == own and len(set(keys)) == len(keys)
-    for name, value in tried[1:]:
+    methods = list(dict.fromkeys(strategy for strategy, _, _ in tried))
+    assert methods == list(beyond.TRIED) and len(tried) == len(set(tried))
+    keys = [beyond.variant_scores(settings, "rare_topics", *what, 0).key for what in tried]
+    assert len(set(keys)) == len(keys)
+    for (strategy, name, value), key in zip(tried, keys, strict=True):
+        own = experiment.pool_scores(settings, strategy, 0).key
+        if name == beyond.AS_IT_IS:
+            assert key == own
+            continue
         assert getattr(settings.selection, name) != value, "a value that is the preset's own"
-        other = experiment.pool_scores(changed(settings, **{name: value}), beyond.OURS, 0).key
-        assert other == beyond.variant_scores(settings, name, value, 0).key
+        other = experiment.pool_scores(changed(settings, **{name: value}), strategy, 0).key
+        assert key == other != own
+
+
+def test_settings_are_tried_in_every_scenario_and_only_of_methods_that_are_compared():
+    settings = load_settings("tuning")
+    assert not set(settings.scenarios) & set(load_settings("reference").scenarios)
+    few = replace(settings, beyond=replace(settings.beyond, strategies=("random", "fisher_ratio")))
+    assert {strategy for strategy, _, _ in variants(few)} == {"fisher_ratio"}
+    what = ("fisher_ratio", "ridge", 0.1, 0)
+    keys = [beyond.variant_scores(settings, x, *what).key for x in settings.scenarios]
+    assert len(set(keys)) == len(keys)
 
 
 def argument_of(order, seeds=4) -> pd.DataFrame:
@@ -144,14 +159,21 @@ def test_which_of_the_two_orders_the_methods_is_decided_by_the_interval(order, s
 
 
 def test_no_setting_that_was_tried_is_left_out():
-    tried = (("as it is", "", 30, 0.0), ("ridge", "0.1", 33, 0.01), ("heard", "5", 30, 0.4))
+    tried = (
+        ("fisher_ratio", "as it is", "", 30, 0.0),
+        ("fisher_ratio", "ridge", "0.1", 33, 0.01),
+        ("power_egl", "as it is", "", 40, 0.0),
+        ("power_egl", "beta", "3", 40, 0.4),
+    )
     table = pd.DataFrame([
-        {"setting": name, "value": value, "seed": seed, "macro_wer": wer + seed + (-1) ** seed * by}
-        for name, value, wer, by in tried for seed in range(4)
+        {"scenario": scenario, "strategy": strategy, "setting": name, "value": value, "seed": seed,
+         "macro_wer": wer + seed + (-1) ** seed * by + 9 * (scenario == "junk")}
+        for scenario in ("even", "junk") for strategy, name, value, wer, by in tried
+        for seed in range(2)
     ])  # fmt: skip
     found = sequel.others(table)
-    assert list(found["setting"]) == ["ridge", "heard"] and list(found["value"]) == ["0.1", "5"]
+    assert list(found["what"]) == ["ridge 0.1", "power EGL in clusters, beta 3"]
     assert list(found["difference"].round(6)) == [3.0, 0.0]
     text = sequel.changed(table)
-    assert "ridge 0.1 **+3.0" in text and "heard 5 0.00 [" in text
-    assert "over the 2 leaves 1." in text and "(4 seeds)" in text
+    assert "ridge 0.1 **+3.0" in text and "power EGL in clusters, beta 3 0.00 [" in text
+    assert "over the 2 leaves 1." in text and "(2 seeds)" in text and "*even* and *junk*" in text

@@ -3,7 +3,7 @@
 beyond_curves.csv, beyond_comparisons.csv    as the experiment's, of the section's strategies
 beyond_steps.csv      each method of the ladder less the one before it
 beyond_queries.csv    what each method's query is like, and how much of it is said twice
-beyond_settings.csv   cells of the Fisher ratio with other settings, one at a time
+beyond_settings.csv   cells of selections with other settings, one at a time
 beyond_rounds.csv     selections in rounds and in one batch
 beyond_argument.csv   § 2.3 on a small recogniser: predicted and measured variance (theory.py)
 """
@@ -42,6 +42,7 @@ LADDER = {  # from the paper's method to its argument: what each takes on that t
 
 METRIC = "macro_wer"
 OURS = "fisher_ratio"
+AS_IT_IS = "as it is"  # a selection with the preset's own settings
 
 
 def ladder(curves: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
@@ -108,11 +109,21 @@ def query_facts(settings: Settings, strategy: str, seed: int) -> dict:
 # ---------------------------------------------------------------- other settings
 
 
-def variants(settings: Settings) -> list[tuple[str, object]]:
-    """(setting, value) of everything that is tried, and first the preset's own, ("as it is", "")"""
-    config = settings.beyond
-    names = ("ridge", "directions", "numbers", "heard", "target")
-    return [("as it is", ""), *((x, value) for x in names for value in getattr(config, x))]
+TRIED = {  # whose settings are tried, and which
+    OURS: ("ridge", "directions", "numbers", "heard", "target"),
+    "fisher_ratio_near": ("reach",),
+    "power_egl": ("beta",),
+}
+
+
+def variants(settings: Settings) -> list[tuple[str, str, object]]:
+    """(strategy, setting, value) of everything that is tried of the section's strategies, and first
+    of each the preset's own, (strategy, ``AS_IT_IS``, "")"""
+    config, found = settings.beyond, []
+    for strategy in (name for name in TRIED if name in config.strategies):
+        values = [(x, value) for x in TRIED[strategy] for value in getattr(config, x)]
+        found += [(strategy, *what) for what in [(AS_IT_IS, ""), *values]]
+    return found
 
 
 def _varied(settings: Settings, setting: str, value) -> Settings:
@@ -121,15 +132,16 @@ def _varied(settings: Settings, setting: str, value) -> Settings:
     return replace(settings, selection=replace(settings.selection, **{setting: value}))
 
 
-def variant(settings: Settings, setting: str, value, seed: int) -> Step:
-    """The Fisher ratio's cell of the first amount, with another value of one of its settings."""
-    settings = _varied(settings, setting, value)
-    return cell(settings, OURS, experiment.amounts(settings)[0], seed)
+def variant(settings: Settings, scenario: str, strategy: str, setting: str, value, seed) -> Step:
+    """A selection's cell of the first amount, with another value of one of its settings."""
+    settings = _varied(settings.on(scenario), setting, value)
+    return cell(settings, strategy, experiment.amounts(settings)[0], seed)
 
 
-def variant_scores(settings: Settings, setting: str, value, seed: int) -> Step:
+def variant_scores(settings: Settings, scenario: str, strategy: str, setting, value, seed) -> Step:
     """What the query of :func:`variant` goes by."""
-    return experiment.pool_scores(_varied(settings, setting, value), OURS, seed)
+    settings = _varied(settings.on(scenario), setting, value)
+    return experiment.pool_scores(settings, strategy, seed)
 
 
 # ---------------------------------------------------------------- the argument
@@ -211,13 +223,16 @@ def run(settings: Settings) -> SimpleNamespace:
         for seed in range(settings.seeds)
     ])  # fmt: skip
     seeds = range(min(config.seeds, settings.seeds))
-    tasks = [(*what, seed) for what in variants(settings) for seed in seeds]
+    tasks = [
+        (scenario, *what, seed)
+        for scenario in settings.scenarios for what in variants(settings) for seed in seeds
+    ]  # fmt: skip
     in_parallel(variant_scores, settings, tasks, "other settings: scores")
     cells = in_parallel(variant, settings, tasks, "other settings: cells")
     found["settings"] = pd.DataFrame([
-        studies.row_of(folder, scenario=settings.scenario, setting=setting,
+        studies.row_of(folder, scenario=scenario, strategy=strategy, setting=setting,
                        value=value if isinstance(value, str) else f"{value:g}", seed=seed)
-        for folder, (setting, value, seed) in zip(cells, tasks, strict=True)
+        for folder, (scenario, strategy, setting, value, seed) in zip(cells, tasks, strict=True)
     ])  # fmt: skip
     found["rounds"], legs = studies.in_rounds(settings, ("random", OURS))
     tasks = [(seed,) for seed in range(min(config.argued, settings.seeds))]

@@ -29,6 +29,7 @@ UNITS = {
     "unseen_wer": "WER of unseen words",
 }  # fmt: skip
 MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: by default, and more
+TUNING = "synthetic-tuning"  # where the settings of selections were chosen
 SEARCH = "synthetic-search"  # where the paper's own picture is looked for
 BASELINES = "synthetic-baselines"  # what a method has to beat
 

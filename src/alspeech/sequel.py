@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .beyond import LADDER, METRIC, OURS, rivals
+from .beyond import AS_IT_IS, LADDER, METRIC, OURS, rivals
 from .findings import (
     MAIN,
+    TUNING,
     against_random,
     cell,
     counted,
     judged,
     label,
+    listed,
     markdown,
     name,
     of,
@@ -73,26 +75,28 @@ def on_the_ladder(steps: pd.DataFrame) -> list[str]:
 
 
 def others(settings: pd.DataFrame) -> pd.DataFrame:
-    """The Fisher ratio with other settings less the preset's own, paired by seed, corrected
-    together: rows of ``findings.judged`` with ``setting`` and ``value``."""
+    """Selections with other settings less the same one as the preset has it, paired by scenario and
+    seed, corrected together: rows of ``findings.judged`` with ``what`` was tried in words."""
     value = settings["value"].astype(object).fillna("")  # as it was before it was in a file
-    parts = settings.assign(value=value).groupby(["setting", "value"], sort=False)
-    by = {key: part.set_index("seed")[METRIC] for key, part in parts}
-    own = by.pop(("as it is", ""))
-    tried = list(by)
-    table = judged([tested(by[key] - own) for key in tried])
-    return table.assign(setting=[x for x, _ in tried], value=[y for _, y in tried])
+    parts = settings.assign(value=value).groupby(["strategy", "setting", "value"], sort=False)
+    by = {key: part.set_index(["scenario", "seed"])[METRIC] for key, part in parts}
+    tried = [key for key in by if key[1] != AS_IT_IS]
+    table = judged([tested(by[key] - by[key[0], AS_IT_IS, ""]) for key in tried])
+    named = [(label(x) + ", ") * (x != OURS) + f"{y} {z}" for x, y, z in tried]
+    return table.assign(what=named)
 
 
 def changed(settings: pd.DataFrame) -> str:
     """What other settings do, all that were tried."""
     table = others(settings)
-    told = [f"{row['setting']} {row['value']} {cell(row, 2)}" for row in table.to_dict("records")]
+    told = [f"{row['what']} {cell(row, 2)}" for row in table.to_dict("records")]
     left = table["verdict"].isin(["better", "worse"])
+    scenarios = listed(name(scenario) for scenario in settings["scenario"].unique())
     return (
-        f"{label(OURS)} with other settings less the preset's own, points of macro WER "
-        f"({settings['seed'].nunique()} seeds): {'; '.join(told)}. Holm's correction over the "
-        f"{len(table)} leaves {int(left.sum()) or 'none'}."
+        f"{label(OURS)} (others are named) with other settings less the preset's own in "
+        f"{scenarios}, points of macro WER ({settings['seed'].nunique()} seeds): "
+        f"{'; '.join(told)}. Holm's correction over the {len(table)} leaves "
+        f"{int(left.sum()) or 'none'}."
     )
 
 
@@ -148,4 +152,22 @@ def beyond_() -> str:
     ])  # fmt: skip
 
 
-PASSAGES = {"beyond": beyond_}
+def tuned() -> str:
+    """What was tried where settings were tuned: macro WER of every scenario and of all."""
+    found = table(TUNING, "beyond_settings")
+    value = found["value"].astype(object).fillna("")
+    by = found.assign(value=value).groupby(["strategy", "setting", "value", "scenario"], sort=False)
+    means = by[METRIC].mean().unstack("scenario", sort=False)
+    means["all"] = means.mean(axis=1)
+    rows = []
+    for (strategy, setting, value), row in means.iterrows():
+        best = row["all"] == means.loc[strategy, "all"].min()
+        told = [f"{x:.2f}" for x in row]
+        told[-1] = f"**{told[-1]}**" if best else told[-1]
+        rows.append([label(strategy), f"{setting} {value}".strip(), *told])
+    header = ["", "setting", *(name(x) for x in means.columns[:-1]), "mean"]
+    rounds = in_rounds(table(TUNING, "beyond_rounds"))
+    return "\n\n".join([markdown(header, rows), changed(found), rounds])
+
+
+PASSAGES = {"beyond": beyond_, "tuned": tuned}

@@ -139,14 +139,16 @@ class BeyondConfig(Section):
         "fisher_ratio_pool", "fisher_ratio", "fisher_ratio_near", "badge", "flqmi",
         "uncertainty_herding", "power_egl",
     )  # fmt: skip
-    # other values of selection's settings for fisher_ratio at the first amount, one at a time, with
-    # so many seeds at most
+    # other values of selection's settings at the first amount, one at a time, with so many seeds at
+    # most: of fisher_ratio; then of fisher_ratio_near (reach) and of power_egl (beta)
     seeds: Count = 3
     ridge: tuple[AtLeast0, ...] = (0.01, 0.1, 10.0, 100.0)
     directions: tuple[Count, ...] = (1, 2)
     numbers: tuple[Count, ...] = (64, 1024)
     heard: tuple[Count, ...] = (5, 20, 50)
     target: Names = ("validation", "pool", "none")
+    reach: tuple[Part, ...] = (0.5,)
+    beta: tuple[Positive, ...] = (3.0,)
     # the argument (theory.py): seeds at most, components, labelled and test utterances, trainings
     argued: Count = 5
     components: Count = 8
