@@ -13,6 +13,7 @@ import torch
 from companion import tone
 from conftest import REPOSITORY, tiny_batch, tiny_joint, tiny_model
 from fake_gpu import FakeGPU
+from scipy.optimize import minimize
 from test_decoding import all_labelings
 from test_gradients import ctc
 from test_spies import Sealed
@@ -36,6 +37,7 @@ from alspeech.selection import (
     as_scores,
     fisher,
     fisher_ratio,
+    log_density_ratio,
     ridged,
     selection_options,
 )
@@ -55,8 +57,9 @@ def lot(size, seed=0, name="u", scale=1.0) -> Candidates:
     rng = np.random.default_rng(seed)
     lengths = scale * rng.lognormal(0, 0.7, (size, 1, 1)) * 0.6 ** np.arange(R)[:, None]
     directions = lengths * rng.normal(size=(size, R, d))
-    scores = {"egl_last_layer": np.square(directions).sum(axis=(1, 2)),
-              "nbest_margin": rng.random(size)}  # fmt: skip
+    lengths = np.square(directions).sum(axis=(1, 2))
+    scores = {"egl_last_layer": lengths, "nbest_margin": rng.random(size),
+              "entropy": np.sin(7 * lengths) ** 2}  # fmt: skip
     ids = np.array([f"{name}{i:04d}" for i in range(size)])
     seconds = rng.uniform(1, 5, size)
     embeddings = rng.normal(size=(size, D)) + rng.integers(0, 3, (size, 1))
@@ -150,6 +153,60 @@ def test_the_reach_is_a_share_of_the_targets_own_distances(reach, far):
     )
     order = list(select("fisher_ratio_near", pool, 3, target=target, reach=reach))
     assert order[3 - far :] == [1, 2][2 - far :]
+
+
+def test_the_density_ratio_is_the_least_of_what_it_makes_small():
+    """Of a logistic loss in which both weigh the same, with a ridge; by another minimiser."""
+    pool, target = lot(40).embeddings, TARGET.embeddings
+    x, t = ((y - pool.mean(axis=0)) / (pool.std(axis=0) + 1e-6 * np.abs(pool).max())
+            for y in (pool, target))  # fmt: skip
+
+    def loss(w):
+        far = (
+            np.logaddexp(0, x @ w[:-1] + w[-1]).mean() + np.logaddexp(0, -t @ w[:-1] - w[-1]).mean()
+        )
+        return far + 0.7 / 2 * w[:-1] @ w[:-1]
+
+    w = minimize(loss, np.zeros(D + 1), tol=1e-12).x
+    assert log_density_ratio(pool, target, 0.7) == pytest.approx(x @ w[:-1] + w[-1], abs=1e-4)
+
+
+def test_the_density_ratio_of_two_gaussians_is_a_line_and_of_one_is_flat():
+    rng = np.random.default_rng(0)
+    pool, target = rng.normal(0, 1, (4000, 1)), rng.normal(1, 1, (4000, 1))
+    known = pool[:, 0] - 0.5  # log N(x; 1, 1) − log N(x; 0, 1)
+    found = log_density_ratio(pool, target)
+    # but for the ridge, which flattens the line and leaves its sign
+    slope, _ = np.polyfit(known, found, 1)
+    assert 0.6 < slope < 1.0 and np.corrcoef(known, found)[0, 1] > 0.9999
+    assert np.abs(log_density_ratio(pool, rng.normal(0, 1, (4000, 1)))).max() < 0.2
+    assert (log_density_ratio(pool, pool) == pytest.approx(0, abs=1e-9)) and len(
+        log_density_ratio(pool[:0], target)
+    ) == 0
+
+
+def test_what_is_aimed_is_unsure_and_likely_in_the_target():
+    pool, aim = lot(30), lot(30, 9, "t")
+    half = np.arange(30) % 2 == 0
+    away = pool.embeddings + np.where(half, 9.0, 0.0)[:, None]
+    order = select("entropy_aimed", dataclasses.replace(pool, embeddings=away), 30, target=aim,
+                   smooth=0.01)  # fmt: skip
+    assert not half[order[:12]].any()  # however unsure they are
+    same = select("entropy_aimed", pool, 30, target=pool)
+    assert same.tolist() == np.argsort(-pool.scores["entropy"], kind="stable").tolist()
+
+
+@pytest.mark.parametrize("per_second", [False, True])
+def test_a_gain_counts_as_often_as_the_target_is_likelier_than_the_pool(per_second):
+    pool, options = lot(12), {"ridge": 0.5, "per_second": per_second}
+    F_T = sum(U.T @ U for U in TARGET.directions)
+    worth = lambda chosen: -(np.linalg.inv(information(pool, chosen, 0.5)) @ F_T).trace()  # noqa: E731
+    ratio = np.exp(log_density_ratio(pool.embeddings, TARGET.embeddings, 0.3))
+    costs = pool.seconds / ratio if per_second else 1 / ratio
+    found = select("fisher_ratio_aimed", pool, 8, smooth=0.3, **options)
+    assert found.tolist() == brute_force(pool, 8, worth, costs)
+    flat = select("fisher_ratio_aimed", pool, 8, smooth=1e9, **options)
+    assert flat.tolist() == select("fisher_ratio", pool, 8, **options).tolist()
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.1, 3.0])
@@ -471,7 +528,7 @@ def test_fewer_candidates_than_the_budget_are_all_ranked(name):
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_a_pool_without_any_gradient_is_ranked_all_the_same(name):
     silent = {"directions": np.zeros((9, R, d)), "best": np.zeros((9, d))}
-    scores = {"egl_last_layer": np.zeros(9), "nbest_margin": np.zeros(9)}
+    scores = dict.fromkeys(("egl_last_layer", "nbest_margin", "entropy"), np.zeros(9))
     pool = dataclasses.replace(lot(9), **silent, scores=scores)
     for labelled in (BASE, rows_of(pool, np.arange(3))):
         for aim in (TARGET, rows_of(pool, np.arange(3))):
@@ -653,11 +710,23 @@ TAKEN = {
     },
     "fisher_ratio_pool": {"ridge", "per_second", "directions", "numbers", "labelings"},
     "badge": {"directions", "numbers", "labelings"},
+    "fisher_ratio_aimed": {
+        "ridge",
+        "per_second",
+        "smooth",
+        "target",
+        "heard",
+        "directions",
+        "numbers",
+        "labelings",
+    },
+    "entropy_aimed": {"smooth", "target", "heard", "directions", "numbers", "labelings"},
     "flqmi": {"eta", "target", "heard", "directions", "numbers", "labelings"},
     "power_egl": {"beta", "directions", "numbers", "labelings"},
 }
 OTHERS = {"ridge": 2.0, "per_second": True, "reach": 0.5, "target": "validation", "heard": 3,
-          "directions": 2, "numbers": 99, "labelings": 7, "eta": 0.5, "beta": 3.0}  # fmt: skip
+          "directions": 2, "numbers": 99, "labelings": 7, "eta": 0.5, "beta": 3.0,
+          "smooth": 0.5}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TAKEN)

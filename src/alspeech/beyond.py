@@ -112,6 +112,7 @@ def query_facts(settings: Settings, strategy: str, seed: int) -> dict:
 TRIED = {  # whose settings are tried, and which
     OURS: ("ridge", "directions", "numbers", "heard", "target"),
     "fisher_ratio_near": ("reach",),
+    "fisher_ratio_aimed": ("smooth",),
     "power_egl": ("beta",),
 }
 

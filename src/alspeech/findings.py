@@ -29,6 +29,7 @@ UNITS = {
     "unseen_wer": "WER of unseen words",
 }  # fmt: skip
 MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: by default, and more
+SEQUEL = "synthetic-sequel"  # our methods in the map's scenarios
 TUNING = "synthetic-tuning"  # where the settings of selections were chosen
 SEARCH = "synthetic-search"  # where the paper's own picture is looked for
 BASELINES = "synthetic-baselines"  # what a method has to beat
@@ -219,6 +220,8 @@ RUNS = (  # folder, system's provenance, what, made by, tables
      "error_curves.csv comparisons.csv claims.csv"),
     (SEARCH, "", "the search for the paper's picture", "make figures PRESET=search",
      "error_curves.csv comparisons.csv claims.csv"),
+    *((f"{SEARCH}-k{k}", "", f"… EGL over {k} labelings", f"make figures PRESET=search-k{k}",
+       "error_curves.csv comparisons.csv claims.csv") for k in (1, 10)),
     (BASELINES, "", "baselines and oracles", "make figures PRESET=baselines",
      "error_curves.csv comparisons.csv"),
     (LONG, "_studies", "… its studies", "make map PRESET=reference", "training.csv rounds.csv"),

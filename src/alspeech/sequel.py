@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .beyond import AS_IT_IS, LADDER, METRIC, OURS, rivals
+from .beyond import AS_IT_IS, LADDER, METRIC, OURS, pairs, rivals
 from .findings import (
     MAIN,
+    SEQUEL,
     TUNING,
     against_random,
     cell,
@@ -17,12 +18,13 @@ from .findings import (
     markdown,
     name,
     of,
+    seeds,
     spread,
     table,
     tested,
 )  # fmt: skip
 from .lessons import in_rounds, in_scenarios
-from .statistics import interval, spearman
+from .statistics import MARGIN, interval, methods_of, spearman
 
 PREDICTORS = {
     "length": ("tr(I_q), what EGL makes large", -1),
@@ -129,6 +131,44 @@ def less_the_others(curves: pd.DataFrame) -> list[str]:
     return said
 
 
+RIVALS = ("random", "entropy", "egl", "egl_renormalised")
+
+
+def ours_and_theirs(curves: pd.DataFrame) -> str:
+    """Every method of ours less each of ``RIVALS`` in the area under the curve of macro WER, by
+    scenario, all of a scenario corrected together; and where it beats all of them."""
+    scenarios = list(curves["scenario"].unique())
+    ours = [x for x in methods_of(curves) if x not in RIVALS]
+    by = pairs(curves, [(x, y) for x in ours for y in RIVALS], MARGIN)
+    by = by.set_index(["scenario", "method", "before"])
+    rows = [
+        [f"{label(x)} − {label(y)}",
+         *(f"{cell(row, 2)}, {row['verdict']}" for s in scenarios for row in [by.loc[(s, x, y)]])]
+        for x in ours for y in RIVALS
+    ]  # fmt: skip
+    said = []
+    for x in ours:
+        won = [
+            s for s in scenarios if all(by.loc[(s, x, y), "verdict"] == "better" for y in RIVALS)
+        ]
+        against = {s: by.loc[(s, x, "random"), "verdict"] for s in scenarios}
+        told = "; ".join(f"{name(s)} {verdict}" for s, verdict in against.items())
+        said.append(
+            f"- {label(x)} is better than all of {listed(map(label, RIVALS))} in "
+            f"{listed(map(name, won)) if won else 'no scenario'}. Against random: {told}."
+        )
+    count = by["verdict"].value_counts()
+    told = listed(f"{n} *{verdict}*" for verdict, n in count.items())
+    shown = markdown(["area under the curve of macro WER", *map(name, scenarios)], rows)
+    return "\n\n".join([shown, f"Of these {count.sum()} differences {told}.", *said])
+
+
+def sequel_() -> str:
+    """The long run with our methods."""
+    curves = table(SEQUEL, "error_curves")
+    return f"{seeds(SEQUEL)} seeds.\n\n{ours_and_theirs(curves)}"
+
+
 def said(found) -> list[str]:
     """Everything that :func:`beyond.run` found, in sentences that leave no comparison out."""
     return [
@@ -170,4 +210,4 @@ def tuned() -> str:
     return "\n\n".join([markdown(header, rows), changed(found), rounds])
 
 
-PASSAGES = {"beyond": beyond_, "tuned": tuned}
+PASSAGES = {"beyond": beyond_, "tuned": tuned, "sequel": sequel_}

@@ -110,6 +110,9 @@ class SelectionConfig(Section):
     per_second: bool = False
     # how far from the target a candidate may be: as far as this share of the target is from itself
     reach: Part = 0.95
+    # ridge of the classifier that tells the target from the pool, for what is aimed: the larger,
+    # the less is made of the difference
+    smooth: Positive = 0.2
     # FLQMI: weight of nearness to the target; power EGL: exponent (large: no chance)
     eta: AtLeast0 = 1.0
     beta: Positive = 1.0
@@ -136,11 +139,12 @@ class BeyondConfig(Section):
     # from the paper's method to ours, one difference a step; then others'
     strategies: Names = (
         "random", "entropy", "egl", "egl_renormalised", "egl_last_layer", "d_optimal",
-        "fisher_ratio_pool", "fisher_ratio", "fisher_ratio_near", "badge", "flqmi",
-        "uncertainty_herding", "power_egl",
+        "fisher_ratio_pool", "fisher_ratio", "fisher_ratio_near", "fisher_ratio_aimed",
+        "entropy_aimed", "badge", "flqmi", "uncertainty_herding", "power_egl",
     )  # fmt: skip
     # other values of selection's settings at the first amount, one at a time, with so many seeds at
-    # most: of fisher_ratio; then of fisher_ratio_near (reach) and of power_egl (beta)
+    # most: of fisher_ratio; then of fisher_ratio_near (reach), fisher_ratio_aimed (smooth) and
+    # power_egl (beta)
     seeds: Count = 3
     ridge: tuple[AtLeast0, ...] = (0.01, 0.1, 10.0, 100.0)
     directions: tuple[Count, ...] = (1, 2)
@@ -148,6 +152,7 @@ class BeyondConfig(Section):
     heard: tuple[Count, ...] = (5, 20, 50)
     target: Names = ("validation", "pool", "none")
     reach: tuple[Part, ...] = (0.5,)
+    smooth: tuple[Positive, ...] = (0.05, 1.0)
     beta: tuple[Positive, ...] = (3.0,)
     # the argument (theory.py): seeds at most, components, labelled and test utterances, trainings
     argued: Count = 5

@@ -28,6 +28,8 @@ METHOD_STYLE = {
     "fisher_ratio": ("Fisher ratio", "#882255", "o", "-"),
     "fisher_ratio_pool": ("Fisher ratio, pool", "#882255", "s", "--"),
     "fisher_ratio_near": ("Fisher ratio, near", "#882255", "*", "-."),
+    "fisher_ratio_aimed": ("Fisher ratio, aimed", "#882255", "v", (0, (5, 1))),
+    "entropy_aimed": ("entropy, aimed", "#0072B2", "*", "-"),
     "d_optimal": ("D-optimal", "#882255", "D", ":"),
     "badge": ("BADGE", "#E69F00", "p", "-"),
     "k_centre": ("k-centre", "#E69F00", "h", "--"),
