@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import resource
+import sys
 import time
 from unittest import mock
 
@@ -45,6 +46,7 @@ def selecting() -> dict:
         chosen = select(name, large, base, target, round(SHARE * LARGE))
         seconds = time.perf_counter() - begun
         assert len(set(chosen)) == round(SHARE * LARGE)
+        print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
         rows.append(
             row(f"{METHOD_STYLE[name][0]}: 10 % of {LARGE:,}", seconds, unit=f"s, {cores()} cores")
         )

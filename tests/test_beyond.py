@@ -62,6 +62,21 @@ def test_ours_is_held_against_every_other_method_and_the_worse_is_said_as_the_be
     assert text.count(", better") == 2 and "; entropy **+" in text and ", worse" in text
 
 
+def test_ours_is_held_against_each_of_theirs_in_every_scenario_and_wins_only_against_all():
+    errors = {**ENDS, "egl": 31.0, "entropy": 29.0, "egl_renormalised": 28.0, "fisher_ratio": 26.0}
+    worse = {**errors, "fisher_ratio": 31.0, "fisher_ratio_near": 27.0}
+    both = [curves_of(errors | {"fisher_ratio_near": 28.0}), curves_of(worse, scenario="junk")]
+    text = sequel.ours_and_theirs(pd.concat(both, ignore_index=True))
+    rows = [line for line in text.splitlines() if line.startswith("| Fisher")]
+    assert len(rows) == 8 and all(row.count("[") == 2 for row in rows)
+    assert "Of these 16 differences" in text
+    own, near = text.split("\n\n- ")[1:]
+    assert "in *even*. Against random: *even* better; *junk* worse." in own
+    assert "in *junk*. Against random: *even* better; *junk* better." in near
+    (lone,) = [x for x in rows if x.startswith("| Fisher ratio, near − EGL, renorm")]
+    assert "no difference" in lone and ", better" in lone
+
+
 def test_settings_that_were_read_from_a_file_have_the_preset_s_own_among_them(tmp_path):
     rows = [
         {"scenario": "even", "strategy": "fisher_ratio", "setting": setting, "value": value,

@@ -220,8 +220,6 @@ RUNS = (  # folder, system's provenance, what, made by, tables
      "error_curves.csv comparisons.csv claims.csv"),
     (SEARCH, "", "the search for the paper's picture", "make figures PRESET=search",
      "error_curves.csv comparisons.csv claims.csv"),
-    *((f"{SEARCH}-k{k}", "", f"… EGL over {k} labelings", f"make figures PRESET=search-k{k}",
-       "error_curves.csv comparisons.csv claims.csv") for k in (1, 10)),
     (BASELINES, "", "baselines and oracles", "make figures PRESET=baselines",
      "error_curves.csv comparisons.csv"),
     (LONG, "_studies", "… its studies", "make map PRESET=reference", "training.csv rounds.csv"),
@@ -237,6 +235,8 @@ RUNS = (  # folder, system's provenance, what, made by, tables
     (MAIN, "_beyond", "beyond EGL", "make beyond",
      "beyond_comparisons.csv beyond_steps.csv beyond_settings.csv beyond_rounds.csv "
      "beyond_queries.csv beyond_argument.csv"),
+    (TUNING, "_beyond", "… tuning", "make beyond PRESET=tuning",
+     "beyond_comparisons.csv beyond_settings.csv beyond_rounds.csv beyond_queries.csv"),
     (MAIN, "_audit", "suspicious transcripts", "make audit", "audit.csv"),
     (MAIN, "_loss_prediction", "loss prediction", "make loss-prediction",
      "lp_curves.csv lp_variants.csv lp_predictions.csv lp_scores.csv"),

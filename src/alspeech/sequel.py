@@ -24,6 +24,7 @@ from .findings import (
     tested,
 )  # fmt: skip
 from .lessons import in_rounds, in_scenarios
+from .querying import ALL, BASE
 from .statistics import MARGIN, interval, methods_of, spearman
 
 PREDICTORS = {
@@ -76,16 +77,24 @@ def on_the_ladder(steps: pd.DataFrame) -> list[str]:
     return said
 
 
+TRIED_AS = ("strategy", "setting", "value")  # columns of beyond_settings.csv
+
+
 def others(settings: pd.DataFrame) -> pd.DataFrame:
     """Selections with other settings less the same one as the preset has it, paired by scenario and
     seed, corrected together: rows of ``findings.judged`` with ``what`` was tried in words."""
     value = settings["value"].astype(object).fillna("")  # as it was before it was in a file
-    parts = settings.assign(value=value).groupby(["strategy", "setting", "value"], sort=False)
+    parts = settings.assign(value=value).groupby(list(TRIED_AS), sort=False)
     by = {key: part.set_index(["scenario", "seed"])[METRIC] for key, part in parts}
     tried = [key for key in by if key[1] != AS_IT_IS]
     table = judged([tested(by[key] - by[key[0], AS_IT_IS, ""]) for key in tried])
-    named = [(label(x) + ", ") * (x != OURS) + f"{y} {z}" for x, y, z in tried]
+    named = [(label(x) + ", ") * (x != OURS) + f"{y} {_read(z)}" for x, y, z in tried]
     return table.assign(what=named)
+
+
+def _read(value) -> str:
+    """A value as it was before it was in a file, where a column of numbers is one of floats."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def changed(settings: pd.DataFrame) -> str:
@@ -193,21 +202,31 @@ def beyond_() -> str:
 
 
 def tuned() -> str:
-    """What was tried where settings were tuned: macro WER of every scenario and of all."""
-    found = table(TUNING, "beyond_settings")
-    value = found["value"].astype(object).fillna("")
-    by = found.assign(value=value).groupby(["strategy", "setting", "value", "scenario"], sort=False)
-    means = by[METRIC].mean().unstack("scenario", sort=False)
-    means["all"] = means.mean(axis=1)
+    """What was tried where settings were tuned: macro WER after the query, in every scenario, and
+    everything less random."""
+    curves, settings = (table(TUNING, f"beyond_{x}") for x in ("curves", "settings"))
+    others_ = settings[settings["setting"] != AS_IT_IS]
+    what = [
+        f"{label(x)}, {y} {_read(z)}" for x, y, z in others_[list(TRIED_AS)].itertuples(index=False)
+    ]
+    queried = curves[~curves["strategy"].isin([BASE, ALL])]
+    found = pd.concat([queried.assign(what=queried["strategy"].map(label)),
+                       others_.assign(what=what)])  # fmt: skip
+    by = found.groupby(["what", "scenario"], sort=False)[METRIC].mean().unstack(sort=False)
+    pairs_ = found.set_index(["what", "scenario", "seed"])[METRIC]
+    by["mean"] = by.mean(axis=1)
+    less = {x: tested(pairs_[x] - pairs_[label("random")]) for x in by.index[1:]}
+    less = judged(list(less.values())).assign(what=list(less)).set_index("what")
     rows = []
-    for (strategy, setting, value), row in means.iterrows():
-        best = row["all"] == means.loc[strategy, "all"].min()
-        told = [f"{x:.2f}" for x in row]
-        told[-1] = f"**{told[-1]}**" if best else told[-1]
-        rows.append([label(strategy), f"{setting} {value}".strip(), *told])
-    header = ["", "setting", *(name(x) for x in means.columns[:-1]), "mean"]
+    for x, row in by.iterrows():
+        told = [f"**{y:.2f}**" if y == by[c].min() else f"{y:.2f}" for c, y in row.items()]
+        rows.append([x, *told, cell(less.loc[x], 2) if x in less.index else ""])
+    header = ["", *(name(x) for x in by.columns[:-1]), "mean", "less random"]
+    count = (
+        f"{found['seed'].nunique()} seeds; corrected over the {len(less)} that are held against "
+    )
     rounds = in_rounds(table(TUNING, "beyond_rounds"))
-    return "\n\n".join([markdown(header, rows), changed(found), rounds])
+    return "\n\n".join([f"{count}random.", markdown(header, rows), changed(settings), rounds])
 
 
-PASSAGES = {"beyond": beyond_, "tuned": tuned, "sequel": sequel_}
+PASSAGES = {"beyond": beyond_, "tuned": tuned}
