@@ -41,6 +41,14 @@ def test_each_step_of_the_ladder_is_held_against_the_one_before():
     assert list(found["verdict"]) == ["better", "no difference"]
 
 
+def test_two_ways_of_minding_the_target_stand_beside_each_other():
+    errors = {"fisher_ratio": 28.0, "fisher_ratio_near": 27.0, "fisher_ratio_aimed": 26.0}
+    found = ladder(curves_of({**ENDS, **errors}))
+    assert list(zip(found["method"], found["before"], strict=True)) == [
+        ("fisher_ratio_near", "fisher_ratio"), ("fisher_ratio_aimed", "fisher_ratio"),
+    ]  # fmt: skip
+
+
 def test_a_scenarios_steps_are_corrected_together_and_by_themselves():
     one = {**ENDS, "egl": 31.0, "egl_renormalised": 28.0, "fisher_ratio": 28.0}
     both = pd.concat([curves_of(one), curves_of(one, scenario="junk")], ignore_index=True)

@@ -1,7 +1,7 @@
 """Beyond EGL: the paper's own argument carried through, and what each step from EGL to it is worth.
 
 beyond_curves.csv, beyond_comparisons.csv    as the experiment's, of the section's strategies
-beyond_steps.csv      each method of the ladder less the one before it
+beyond_steps.csv      each method of the ladder less the one that it stands on
 beyond_queries.csv    what each method's query is like, and how much of it is said twice
 beyond_settings.csv   cells of selections with other settings, one at a time
 beyond_rounds.csv     selections in rounds and in one batch
@@ -10,6 +10,7 @@ beyond_argument.csv   § 2.3 on a small recogniser: predicted and measured varia
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,9 @@ LADDER = {  # from the paper's method to its argument: what each takes on that t
     "fisher_ratio_pool": "a target: the pool",
     "fisher_ratio": "the target: what the recogniser is for",
     "fisher_ratio_near": "nothing that is unlike the target",
+    "fisher_ratio_aimed": "more of what sounds like the target",
 }
+BESIDE = {"fisher_ratio_aimed": "fisher_ratio"}  # not on top of the one before
 
 METRIC = "macro_wer"
 OURS = "fisher_ratio"
@@ -46,10 +49,11 @@ AS_IT_IS = "as it is"  # a selection with the preset's own settings
 
 
 def ladder(curves: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
-    """Each method of the ladder less the one before it; see :func:`pairs`. ``step`` is what it
-    takes on."""
+    """Each method of the ladder less the one that it stands on; see :func:`pairs`. ``step`` is what
+    it takes on."""
     there = [x for x in LADDER if x in set(curves["strategy"])]
-    table = pairs(curves, list(zip(there[1:], there[:-1], strict=True)), margin)
+    steps = [(x, BESIDE.get(x, before)) for before, x in itertools.pairwise(there)]
+    table = pairs(curves, steps, margin)
     table.insert(table.columns.get_loc("before") + 1, "step", table["method"].map(LADDER))
     return table
 
