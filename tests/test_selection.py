@@ -13,7 +13,6 @@ import torch
 from companion import tone
 from conftest import REPOSITORY, tiny_batch, tiny_joint, tiny_model
 from fake_gpu import FakeGPU
-from scipy.optimize import minimize
 from test_decoding import all_labelings
 from test_gradients import ctc
 from test_spies import Sealed
@@ -29,6 +28,7 @@ from alspeech.acquisition import (
 )
 from alspeech.decoding import n_best
 from alspeech.embeddings import ARRAYS, Candidates, embed, first_pass, sketch
+from alspeech.likeness import log_density_ratio
 from alspeech.querying import affordable, query
 from alspeech.selection import (
     SELECTIONS,
@@ -37,7 +37,6 @@ from alspeech.selection import (
     as_scores,
     fisher,
     fisher_ratio,
-    log_density_ratio,
     ridged,
     selection_options,
 )
@@ -153,36 +152,6 @@ def test_the_reach_is_a_share_of_the_targets_own_distances(reach, far):
     )
     order = list(select("fisher_ratio_near", pool, 3, target=target, reach=reach))
     assert order[3 - far :] == [1, 2][2 - far :]
-
-
-def test_the_density_ratio_is_the_least_of_what_it_makes_small():
-    """Of a logistic loss in which both weigh the same, with a ridge; by another minimiser."""
-    pool, target = lot(40).embeddings, TARGET.embeddings
-    x, t = ((y - pool.mean(axis=0)) / (pool.std(axis=0) + 1e-6 * np.abs(pool).max())
-            for y in (pool, target))  # fmt: skip
-
-    def loss(w):
-        far = (
-            np.logaddexp(0, x @ w[:-1] + w[-1]).mean() + np.logaddexp(0, -t @ w[:-1] - w[-1]).mean()
-        )
-        return far + 0.7 / 2 * w[:-1] @ w[:-1]
-
-    w = minimize(loss, np.zeros(D + 1), tol=1e-12).x
-    assert log_density_ratio(pool, target, 0.7) == pytest.approx(x @ w[:-1] + w[-1], abs=1e-4)
-
-
-def test_the_density_ratio_of_two_gaussians_is_a_line_and_of_one_is_flat():
-    rng = np.random.default_rng(0)
-    pool, target = rng.normal(0, 1, (4000, 1)), rng.normal(1, 1, (4000, 1))
-    known = pool[:, 0] - 0.5  # log N(x; 1, 1) − log N(x; 0, 1)
-    found = log_density_ratio(pool, target)
-    # but for the ridge, which flattens the line and leaves its sign
-    slope, _ = np.polyfit(known, found, 1)
-    assert 0.6 < slope < 1.0 and np.corrcoef(known, found)[0, 1] > 0.9999
-    assert np.abs(log_density_ratio(pool, rng.normal(0, 1, (4000, 1)))).max() < 0.2
-    assert (log_density_ratio(pool, pool) == pytest.approx(0, abs=1e-9)) and len(
-        log_density_ratio(pool[:0], target)
-    ) == 0
 
 
 def test_what_is_aimed_is_unsure_and_likely_in_the_target():

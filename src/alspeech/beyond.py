@@ -39,7 +39,7 @@ LADDER = {  # from the paper's method to its argument: what each takes on that t
     "fisher_ratio_pool": "a target: the pool",
     "fisher_ratio": "the target: what the recogniser is for",
     "fisher_ratio_near": "nothing that is unlike the target",
-    "fisher_ratio_aimed": "more of what sounds like the target",
+    "fisher_ratio_aimed": "instead: more of what sounds like the target",
 }
 BESIDE = {"fisher_ratio_aimed": "fisher_ratio"}  # not on top of the one before
 
@@ -52,7 +52,8 @@ def ladder(curves: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """Each method of the ladder less the one that it stands on; see :func:`pairs`. ``step`` is what
     it takes on."""
     there = [x for x in LADDER if x in set(curves["strategy"])]
-    steps = [(x, BESIDE.get(x, before)) for before, x in itertools.pairwise(there)]
+    below = {x: other for x, other in BESIDE.items() if other in there}
+    steps = [(x, below.get(x, before)) for before, x in itertools.pairwise(there)]
     table = pairs(curves, steps, margin)
     table.insert(table.columns.get_loc("before") + 1, "step", table["method"].map(LADDER))
     return table

@@ -29,6 +29,7 @@ import torch
 
 from .acquisition import cluster, in_turn, uniform
 from .embeddings import Candidates
+from .likeness import log_density_ratio
 from .workshop.config import SPLITS, SelectionConfig
 from .workshop.errors import UserError
 from .workshop.scenarios import TARGET
@@ -213,35 +214,6 @@ def d_optimal(candidates, amount, labelled, ridge=1.0, per_second=False) -> np.n
 
 # ---------------------------------------------------------------- as likely in the target
 
-STEPS = 50  # of Newton's method at most; it takes ten
-
-
-def log_density_ratio(x: np.ndarray, target: np.ndarray, smooth: float = 0.2) -> np.ndarray:
-    """log p_T(e)/p_P(e) of what the pool's embeddings are, [N, D] with the target's [n, D] → [N].
-
-    By a classifier that tells the two apart (Bickel et al. 2009): the logit of a logistic
-    regression for which both weigh the same is the logarithm of the ratio of their densities.
-    Its ridge, ``smooth`` (in variances of the pool), keeps what separates them perfectly finite.
-    """
-    if len(x) == 0:
-        return np.zeros(0)
-    scale = x.std(axis=0) + 1e-6 * (np.abs(x).max() or 1)
-    both = (np.concatenate([x, target]).astype(float) - x.mean(axis=0)) / scale
-    both = np.hstack([both, np.ones((len(both), 1))])
-    is_target = np.arange(len(both)) >= len(x)
-    share = np.where(is_target, 1 / len(target), 1 / len(x))
-    ridge = smooth * np.append(np.ones(x.shape[1]), 0)
-    weights = np.zeros(both.shape[1])
-    for _ in range(STEPS):
-        p = (1 + np.tanh(both @ weights / 2)) / 2
-        gradient = both.T @ (share * (p - is_target)) + ridge * weights
-        curvature = (both.T * (share * p * (1 - p))) @ both + np.diag(ridge)
-        step = np.linalg.solve(curvature, gradient)
-        weights -= step
-        if np.abs(step).max() < 1e-9:
-            break
-    return (both @ weights)[: len(x)].clip(-20, 20)
-
 
 def fisher_ratio_aimed(
     candidates, amount, labelled, target, ridge=1.0, per_second=False, smooth=0.2
@@ -249,9 +221,8 @@ def fisher_ratio_aimed(
     """:func:`fisher_ratio`, each gain times p_T/p_P, how much likelier the utterance is in the
     target than in the pool.
 
-    F_T knows the target in the last layer only, where silence and fillers pull as hard as the words
-    that the target says. What it sounds like tells them apart: a separator of domains, as in Rai
-    et al. (2010), here as importance weights.
+    F_T knows the target by the last layer's gradients only; what the encoder makes of its audio
+    says more (likeness.py).
     """
     F_T = fisher(target)
     A = ridged(ridge, fisher(labelled), F_T)
@@ -264,7 +235,7 @@ def entropy_aimed(candidates, amount, target, smooth=0.2) -> np.ndarray:
     """Entropy times p_T/p_P: what is unsure, and likelier in the target than in the pool."""
     ratio = log_density_ratio(candidates.embeddings, target.embeddings, smooth)
     entropy = np.maximum(candidates.scores["entropy"].astype(float), 1e-300)
-    # rounded, so that utterances that are equal go by their ids, whatever batches they were in
+    # rounded, so that hardly any that are equal are told apart by the batches that they were in
     return _order(np.round(np.log(entropy) + ratio, 5))[:amount]
 
 
