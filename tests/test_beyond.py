@@ -12,7 +12,7 @@ from alspeech.beyond import LADDER, ladder, query_facts, rivals, variants
 from alspeech.selection import SELECTIONS
 from alspeech.speech import corpus
 from alspeech.statistics import AREA
-from alspeech.workshop.config import load_settings
+from alspeech.workshop.config import load_settings, presets
 from alspeech.workshop.store import read_csv, write_csv
 
 
@@ -76,8 +76,8 @@ def test_ours_is_held_against_each_of_theirs_in_every_scenario_and_wins_only_aga
     both = [curves_of(errors | {"fisher_ratio_near": 28.0}), curves_of(worse, scenario="junk")]
     text = sequel.ours_and_theirs(pd.concat(both, ignore_index=True))
     rows = [line for line in text.splitlines() if line.startswith("| Fisher")]
-    assert len(rows) == 8 and all(row.count("[") == 2 for row in rows)
-    assert "Of these 16 differences" in text
+    assert len(rows) == 9 and all(row.count("[") == 2 for row in rows)
+    assert "Of these 18 differences" in text and "Fisher ratio, near − Fisher ratio |" in text
     own, near = text.split("\n\n- ")[1:]
     assert "in *even*. Against random: *even* better; *junk* worse." in own
     assert "in *junk*. Against random: *even* better; *junk* better." in near
@@ -148,7 +148,11 @@ def test_other_settings_are_tried_one_at_a_time():
 
 def test_settings_are_tried_in_every_scenario_and_only_of_methods_that_are_compared():
     settings = load_settings("tuning")
-    assert not set(settings.scenarios) & set(load_settings("reference").scenarios)
+    sequel_ = load_settings("sequel")
+    assert not set(settings.scenarios) & set(sequel_.scenarios)
+    # scenarios that differ in their pools have the same base and test, unless the seed is another
+    others = [x for x in presets() if x != "sequel"]
+    assert sequel_.build.seed not in {load_settings(x).build.seed for x in others}
     few = replace(settings, beyond=replace(settings.beyond, strategies=("random", "fisher_ratio")))
     assert {strategy for strategy, _, _ in variants(few)} == {"fisher_ratio"}
     what = ("fisher_ratio", "ridge", 0.1, 0)
@@ -181,6 +185,10 @@ def test_which_of_the_two_orders_the_methods_is_decided_by_the_interval(order, s
     assert sequel.correlations(mixed).loc["length", "decision"] == "not decided"
 
 
+def test_nothing_tried_is_nothing_to_tell():
+    assert "nothing was tried" in sequel.changed(pd.DataFrame(columns=sequel.TRIED_AS))
+
+
 def test_no_setting_that_was_tried_is_left_out():
     tried = (
         ("fisher_ratio", "as it is", "", 30, 0.0),
@@ -199,4 +207,5 @@ def test_no_setting_that_was_tried_is_left_out():
     assert list(found["difference"].round(6)) == [3.0, 0.0]
     text = sequel.changed(table)
     assert "ridge 0.1 **+3.0" in text and "power EGL in clusters, beta 3 0.00 [" in text
-    assert "over the 2 leaves 1." in text and "(2 seeds)" in text and "*even* and *junk*" in text
+    assert "over the 2 leaves 1." in text and "*even* and *junk*" in text
+    assert "(2 seeds, means over scenarios)" in text

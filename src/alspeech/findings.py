@@ -30,7 +30,7 @@ UNITS = {
 }  # fmt: skip
 MAIN, LONG = "synthetic-laptop", "synthetic-reference"  # the runs of Figure 1: by default, and more
 SEQUEL = "synthetic-sequel"  # our methods in the map's scenarios
-TUNING = "synthetic-tuning"  # where the settings of selections were chosen
+TUNING = "synthetic-tuning"  # where ours were chosen
 SEARCH = "synthetic-search"  # where the paper's own picture is looked for
 BASELINES = "synthetic-baselines"  # what a method has to beat
 

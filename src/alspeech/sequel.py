@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
 
 from .beyond import AS_IT_IS, LADDER, METRIC, OURS, pairs, rivals
@@ -10,6 +12,7 @@ from .findings import (
     SEQUEL,
     TUNING,
     against_random,
+    at,
     cell,
     counted,
     judged,
@@ -18,6 +21,7 @@ from .findings import (
     markdown,
     name,
     of,
+    provenance,
     seeds,
     spread,
     table,
@@ -81,11 +85,11 @@ TRIED_AS = ("strategy", "setting", "value")  # columns of beyond_settings.csv
 
 
 def others(settings: pd.DataFrame) -> pd.DataFrame:
-    """Selections with other settings less the same one as the preset has it, paired by scenario and
-    seed, corrected together: rows of ``findings.judged`` with ``what`` was tried in words."""
+    """Selections with other settings less the same one as the preset has it, means over scenarios
+    paired by seed, corrected together: rows of ``findings.judged`` with ``what`` was tried."""
     value = settings["value"].astype(object).fillna("")  # as it was before it was in a file
     parts = settings.assign(value=value).groupby(list(TRIED_AS), sort=False)
-    by = {key: part.set_index(["scenario", "seed"])[METRIC] for key, part in parts}
+    by = {key: part.groupby("seed")[METRIC].mean() for key, part in parts}
     tried = [key for key in by if key[1] != AS_IT_IS]
     table = judged([tested(by[key] - by[key[0], AS_IT_IS, ""]) for key in tried])
     named = [(label(x) + ", ") * (x != OURS) + f"{y} {_read(z)}" for x, y, z in tried]
@@ -99,13 +103,16 @@ def _read(value) -> str:
 
 def changed(settings: pd.DataFrame) -> str:
     """What other settings do, all that were tried."""
+    if settings.get("setting", pd.Series(dtype=str)).isin([AS_IT_IS]).all():
+        return "Of other settings nothing was tried."
     table = others(settings)
     told = [f"{row['what']} {cell(row, 2)}" for row in table.to_dict("records")]
     left = table["verdict"].isin(["better", "worse"])
     scenarios = listed(name(scenario) for scenario in settings["scenario"].unique())
     return (
         f"{label(OURS)} (others are named) with other settings less the preset's own in "
-        f"{scenarios}, points of macro WER ({settings['seed'].nunique()} seeds): "
+        f"{scenarios}, points of macro WER ({settings['seed'].nunique()} seeds"
+        f"{', means over scenarios' * (settings['scenario'].nunique() > 1)}): "
         f"{'; '.join(told)}. Holm's correction over the {len(table)} leaves "
         f"{int(left.sum()) or 'none'}."
     )
@@ -140,30 +147,32 @@ def less_the_others(curves: pd.DataFrame) -> list[str]:
     return said
 
 
-RIVALS = ("random", "entropy", "egl", "egl_renormalised")
+RIVALS = ("random", "entropy", "egl", "egl_renormalised")  # what a method of ours has to beat
 
 
 def ours_and_theirs(curves: pd.DataFrame) -> str:
-    """Every method of ours less each of ``RIVALS`` in the area under the curve of macro WER, by
-    scenario, all of a scenario corrected together; and where it beats all of them."""
-    scenarios = list(curves["scenario"].unique())
-    ours = [x for x in methods_of(curves) if x not in RIVALS]
-    by = pairs(curves, [(x, y) for x in ours for y in RIVALS], MARGIN)
-    by = by.set_index(["scenario", "method", "before"])
+    """Every other method less each of ``RIVALS``, and less each other, in the area under the curve
+    of macro WER, by scenario, all of a scenario corrected together; and where one beats all of
+    ``RIVALS``."""
+    scenarios, there = list(curves["scenario"].unique()), ["random", *methods_of(curves)]
+    ours = [x for x in there if x not in RIVALS]
+    rivals_ = [x for x in RIVALS if x in there]
+    held = [(x, y) for x in ours for y in rivals_] + [*itertools.combinations(ours[::-1], 2)]
+    by = pairs(curves, held, MARGIN).set_index(["scenario", "method", "before"])
     rows = [
         [f"{label(x)} − {label(y)}",
          *(f"{cell(row, 2)}, {row['verdict']}" for s in scenarios for row in [by.loc[(s, x, y)]])]
-        for x in ours for y in RIVALS
+        for x, y in held
     ]  # fmt: skip
     said = []
     for x in ours:
         won = [
-            s for s in scenarios if all(by.loc[(s, x, y), "verdict"] == "better" for y in RIVALS)
+            s for s in scenarios if all(by.loc[(s, x, y), "verdict"] == "better" for y in rivals_)
         ]
         against = {s: by.loc[(s, x, "random"), "verdict"] for s in scenarios}
         told = "; ".join(f"{name(s)} {verdict}" for s, verdict in against.items())
         said.append(
-            f"- {label(x)} is better than all of {listed(map(label, RIVALS))} in "
+            f"- {label(x)} is better than all of {listed(map(label, rivals_))} in "
             f"{listed(map(name, won)) if won else 'no scenario'}. Against random: {told}."
         )
     count = by["verdict"].value_counts()
@@ -174,8 +183,14 @@ def ours_and_theirs(curves: pd.DataFrame) -> str:
 
 def sequel_() -> str:
     """The long run with our methods."""
-    curves = table(SEQUEL, "error_curves")
-    return f"{seeds(SEQUEL)} seeds.\n\n{ours_and_theirs(curves)}"
+    curves, config = table(SEQUEL, "error_curves"), provenance(SEQUEL)["config"]
+    heard, target = config["selection"]["heard"], config["selection"]["target"]
+    percents = listed(map(at, config["query_percents"]))
+    return (
+        f"{seeds(SEQUEL)} seeds, {percents} % of the pool's utterances queried. What is ours has "
+        f"heard {heard} utterances of the {target} split, without transcripts; the others have no "
+        f"target.\n\n{ours_and_theirs(curves)}"
+    )
 
 
 def said(found) -> list[str]:
@@ -202,31 +217,35 @@ def beyond_() -> str:
 
 
 def tuned() -> str:
-    """What was tried where settings were tuned: macro WER after the query, in every scenario, and
-    everything less random."""
+    """What was tried where settings were tuned: macro WER after the query in every scenario, the
+    mean over scenarios less random's and less the least one, paired by seed."""
     curves, settings = (table(TUNING, f"beyond_{x}") for x in ("curves", "settings"))
-    others_ = settings[settings["setting"] != AS_IT_IS]
-    what = [
-        f"{label(x)}, {y} {_read(z)}" for x, y, z in others_[list(TRIED_AS)].itertuples(index=False)
-    ]
+    other = settings[settings["setting"] != AS_IT_IS]
+    what = [f"{label(x)}, {y} {_read(z)}" for x, y, z in other[list(TRIED_AS)].to_numpy()]
     queried = curves[~curves["strategy"].isin([BASE, ALL])]
-    found = pd.concat([queried.assign(what=queried["strategy"].map(label)),
-                       others_.assign(what=what)])  # fmt: skip
+    (percent,) = queried["query_percent"].unique()
+    named = queried["strategy"].map(label)
+    found = pd.concat([queried.assign(what=named), other.assign(what=what)], ignore_index=True)
     by = found.groupby(["what", "scenario"], sort=False)[METRIC].mean().unstack(sort=False)
-    pairs_ = found.set_index(["what", "scenario", "seed"])[METRIC]
-    by["mean"] = by.mean(axis=1)
-    less = {x: tested(pairs_[x] - pairs_[label("random")]) for x in by.index[1:]}
-    less = judged(list(less.values())).assign(what=list(less)).set_index("what")
-    rows = []
-    for x, row in by.iterrows():
-        told = [f"**{y:.2f}**" if y == by[c].min() else f"{y:.2f}" for c, y in row.items()]
-        rows.append([x, *told, cell(less.loc[x], 2) if x in less.index else ""])
-    header = ["", *(name(x) for x in by.columns[:-1]), "mean", "less random"]
-    count = (
-        f"{found['seed'].nunique()} seeds; corrected over the {len(less)} that are held against "
-    )
-    rounds = in_rounds(table(TUNING, "beyond_rounds"))
-    return "\n\n".join([f"{count}random.", markdown(header, rows), changed(settings), rounds])
+    seconds = 3600 * queried.assign(what=named).groupby("what")["hours"].mean()
+    of_seed = found.groupby(["what", "seed"], sort=False)[METRIC].mean().unstack("what", sort=False)
+    least, random = of_seed.mean().idxmin(), label("random")
+    against = {}
+    for one in (random, least):
+        rows = {x: tested(of_seed[x] - of_seed[one]) for x in by.index if x != one}
+        against[one] = judged(list(rows.values())).assign(what=list(rows)).set_index("what")
+    shown = [
+        [x, *(f"{y:.2f}" for y in row), f"{row.mean():.2f}",
+         f"{seconds[x]:.0f}" if x in seconds else "",
+         *(cell(t.loc[x], 2) if x in t.index else "" for t in against.values())]
+        for x, row in by.iterrows()
+    ]  # fmt: skip
+    head = ["", *map(name, by.columns), "mean", "seconds bought", "− random", f"− {least}"]
+    return "\n\n".join([
+        f"{at(percent)} % of the pool's utterances, {len(of_seed)} seeds. The least mean: {least}. "
+        f"Differences are of means over the {len(by.columns)} scenarios, paired by seed.",
+        markdown(head, shown), changed(settings),
+    ])  # fmt: skip
 
 
 PASSAGES = {"beyond": beyond_, "tuned": tuned}

@@ -136,7 +136,7 @@ class StudiesConfig(Section):
 class BeyondConfig(Section):
     """What notebook 9 compares (beyond.py)."""
 
-    # from the paper's method to ours, one difference a step; then others'
+    # from the paper's method to ours, one difference a step; entropy aimed likewise; then others'
     strategies: Names = (
         "random", "entropy", "egl", "egl_renormalised", "egl_last_layer", "d_optimal",
         "fisher_ratio_pool", "fisher_ratio", "fisher_ratio_near", "fisher_ratio_aimed",
