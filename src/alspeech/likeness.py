@@ -2,8 +2,9 @@
 
 A classifier that tells two sets apart estimates the ratio of their densities (Bickel et al. 2009):
 of a logistic regression in which both sets weigh the same, the logit is log p_T(e)/p_P(e), as far
-as that is linear. Separators like it are used to adapt a recogniser of one domain to another with
-few labels (Rai et al. 2010); here they say what of the pool sounds like the target.
+as that is linear. Such importance weights and active queries have been brought together to transfer
+a classifier from one domain to another (Huang and Chen 2016); here they say what of the pool sounds
+like the target.
 
 Legend: N utterances of the pool, n of the target, D features.
 """
