@@ -237,6 +237,8 @@ RUNS = (  # folder, system's provenance, what, made by, tables
      "beyond_queries.csv beyond_argument.csv"),
     (TUNING, "_beyond", "… tuning", "make beyond PRESET=tuning",
      "beyond_comparisons.csv beyond_settings.csv beyond_rounds.csv beyond_queries.csv"),
+    (SEQUEL, "", "… in the map's scenarios", "make figures PRESET=sequel",
+     "error_curves.csv comparisons.csv claims.csv"),
     (MAIN, "_audit", "suspicious transcripts", "make audit", "audit.csv"),
     (MAIN, "_loss_prediction", "loss prediction", "make loss-prediction",
      "lp_curves.csv lp_variants.csv lp_predictions.csv lp_scores.csv"),

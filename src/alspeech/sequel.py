@@ -248,4 +248,4 @@ def tuned() -> str:
     ])  # fmt: skip
 
 
-PASSAGES = {"beyond": beyond_, "tuned": tuned}
+PASSAGES = {"beyond": beyond_, "tuned": tuned, "sequel": sequel_}
