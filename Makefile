@@ -101,7 +101,7 @@ data: .venv/installed ## download CORPUS (its SUBSET) from its official address
 	$(PY) -m alspeech data --corpus "$(CORPUS)" --subset "$(SUBSET)"
 
 test: .venv/installed ## the tests
-	$(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 3 --dist worksteal
 
 fuzz: .venv/installed ## N=1000 malformed corpora through check, drawn from SEED=0
 	$(PY) tests/fuzz.py --number "$(N)" --seed "$(SEED)"

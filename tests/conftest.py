@@ -44,8 +44,9 @@ SLOW = "test_a_few_malformed_corpora_and_a_few_kills_end_as_they_must"
 
 
 def pytest_collection_modifyitems(items):
-    """What takes long comes first: at the beginning, and in the middle, where the second of two
-    processes begins. Each then takes from the other's end what is left there."""
+    """What takes long comes first: at the beginning, and in the middle. A process that has done
+    its share takes from the end of another's. Three of them keep two cores busy: tests wait, too.
+    """
     parts = [[], [], []]
     for item in items:
         found = [
