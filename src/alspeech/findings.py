@@ -220,6 +220,8 @@ RUNS = (  # folder, system's provenance, what, made by, tables
      "error_curves.csv comparisons.csv claims.csv"),
     (SEARCH, "", "the search for the paper's picture", "make figures PRESET=search",
      "error_curves.csv comparisons.csv claims.csv"),
+    *((f"{SEARCH}-k{k}", "", f"… with K = {k}", f"make figures PRESET=search-k{k}",
+       "error_curves.csv comparisons.csv claims.csv") for k in (1, 10)),
     (BASELINES, "", "baselines and oracles", "make figures PRESET=baselines",
      "error_curves.csv comparisons.csv"),
     (LONG, "_studies", "… its studies", "make map PRESET=reference", "training.csv rounds.csv"),

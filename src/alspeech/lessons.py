@@ -422,5 +422,5 @@ NOTEBOOKS = {3: "error_curves", 4: "rankings"}
 PASSAGES = {
     "main run": main_run, "main singles": main_singles, "paper": paper, "map": map_,
     "rules": of_rules, "claims": of_claims, "search": searched, "baselines": baselines,
-    "scenarios": scenarios, "studies": of_studies,
+    "labelings": labelings_, "scenarios": scenarios, "studies": of_studies,
 }  # fmt: skip
