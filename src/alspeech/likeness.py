@@ -11,6 +11,8 @@ Legend: N utterances of the pool, n of the target, D features.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 STEPS = 100  # of Newton's method at most; it takes ten or so
@@ -34,12 +36,13 @@ def log_density_ratio(pool: np.ndarray, target: np.ndarray, smooth: float = 0.2)
     # Newton's method; a step that goes too far is halved
     ridge = np.append(np.full(pool.shape[1], smooth), 1e-6)
     weights = np.zeros(len(ridge))
-    loss, gradient, curvature = _loss(weights, pool, target, middle, scale, ridge)
+    look = functools.partial(
+        _loss, pool=pool, target=target, middle=middle, scale=scale, ridge=ridge
+    )
+    loss, gradient, curvature = look(weights)
     for _ in range(STEPS):
         step = np.linalg.solve(curvature, gradient)
-        while (found := _loss(weights - step, pool, target, middle, scale, ridge))[
-            0
-        ] > loss + 1e-12:
+        while (found := look(weights - step))[0] > loss + 1e-12:
             step = step / 2
         weights, (loss, gradient, curvature) = weights - step, found
         if np.abs(step).max() < 1e-9:

@@ -22,6 +22,7 @@ To add a selection: write it here, enter it in ``SELECTIONS``, and give it a lin
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -224,11 +225,11 @@ def fisher_ratio_aimed(
     F_T knows the target by the last layer's gradients only; what the encoder makes of its audio
     says more (likeness.py).
     """
-    F_T = fisher(target)
-    A = ridged(ridge, fisher(labelled), F_T)
-    likelier = np.exp(log_density_ratio(candidates.embeddings, target.embeddings, smooth))
-    costs = candidates.seconds / likelier if per_second else 1 / likelier
-    return greedy(Information(candidates.directions, A, F_T, costs), len(candidates), amount)
+    ratio = log_density_ratio(candidates.embeddings, target.embeddings, smooth)
+    seconds = candidates.seconds if per_second else 1
+    # for so many times the gain, an utterance costs so many times less
+    dearer = replace(candidates, seconds=seconds / np.exp(ratio))
+    return fisher_ratio(dearer, amount, labelled, target, ridge, per_second=True)
 
 
 def entropy_aimed(candidates, amount, target, smooth=0.2) -> np.ndarray:
