@@ -321,6 +321,7 @@ def labelings_() -> str:
 
 
 def of_strategies(run: str, strategies) -> pd.DataFrame:
+    """Rows of a run's error curves."""
     curves = run_tables(run)[0]
     return curves[curves["strategy"].isin(strategies)]
 

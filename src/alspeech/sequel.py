@@ -189,8 +189,22 @@ def sequel_() -> str:
     return (
         f"{seeds(SEQUEL)} seeds, {percents} % of the pool's utterances queried. What is ours has "
         f"heard {heard} utterances of the {target} split, without transcripts; the others have no "
-        f"target.\n\n{ours_and_theirs(curves)}"
+        f"target. Macro WER, means over seeds:\n\n{means(curves)}\n\n{ours_and_theirs(curves)}"
     )
+
+
+def means(curves: pd.DataFrame) -> str:
+    """Macro WER of every cell, the base data alone and all labels among them, by scenario."""
+    cells = ["strategy", "query_percent"]
+    by = curves.groupby([*cells, "scenario"], sort=False)[METRIC].mean().unstack(sort=False)
+    rows = [
+        [f"{label(x)}, {at(p)} %" if x not in ENDS else ENDS[x], *(f"{y:.1f}" for y in row)]
+        for (x, p), row in by.iterrows()
+    ]  # fmt: skip
+    return markdown(["", *map(name, by.columns)], rows)
+
+
+ENDS = {BASE: "base data alone", ALL: "all labels"}
 
 
 def said(found) -> list[str]:
