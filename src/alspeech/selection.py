@@ -308,30 +308,36 @@ def uncertainty_herding(candidates, amount, labelled, seed=0) -> np.ndarray:
 def k_centre(candidates, amount, labelled) -> np.ndarray:
     """Farthest first, by embeddings, from the labelled and the chosen (Sener and Savarese 2018).
     N · D multiplications a choice."""
-    points = candidates.embeddings
+    points, squares = candidates.embeddings, _squares(candidates.embeddings)
     middle = points.mean(axis=0, keepdims=True)
-    distances = nearest(points, labelled.embeddings if len(labelled) else middle)
+    distances = nearest(points, labelled.embeddings if len(labelled) else middle, squares)
     order = []
     while len(order) < min(amount, len(points)):
         order.append(first_best(distances))
-        distances = np.minimum(distances, _squared_distances(points, points[order[-1:]])[:, 0])
+        distances = np.minimum(distances, nearest(points, points[order[-1:]], squares))
         distances[order[-1]] = -1
     return np.array(order, dtype=int)
 
 
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """[N, D] and [n, D] → [N, n]; what is rounding only is 0."""
-    sums = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)
+def _squares(x: np.ndarray) -> np.ndarray:
+    return np.square(x).sum(axis=1)
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray, squares=None) -> np.ndarray:
+    """[N, D] and [n, D] → [N, n]; what is rounding only is 0. ``squares`` [N] are the sums of those
+    of x, where they are known."""
+    sums = (_squares(x) if squares is None else squares)[:, None] + _squares(y)
     squared = sums - 2 * (x @ y.T)
     return np.where(squared > 1e-6 * sums, squared, 0)
 
 
-def nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def nearest(x: np.ndarray, y: np.ndarray, squares=None) -> np.ndarray:
     """Squared distance of each of [N, D] from the nearest of [n, D]; infinite where n is 0."""
     if len(y) == 0:
         return np.full(len(x), np.inf)
+    squares = _squares(x) if squares is None else squares
     parts = [slice(start, start + CHUNK) for start in range(0, len(x), CHUNK)]
-    return np.concatenate([_squared_distances(x[part], y).min(axis=1) for part in parts])
+    return np.concatenate([_squared_distances(x[i], y, squares[i]).min(axis=1) for i in parts])
 
 
 # ---------------------------------------------------------------- drawn at random
@@ -346,10 +352,11 @@ def badge(candidates, amount, seed=0) -> np.ndarray:
     """
     points, rng = candidates.best, np.random.default_rng(seed)
     amount, together = min(amount, len(points)), 1 + len(points) // 20_000
-    order = [first_best(np.square(points).sum(axis=1))]
+    squares = _squares(points)
+    order = [first_best(squares)]
     distances, new = np.full(len(points), np.inf), order[:]
     while len(order) < amount:
-        distances = np.minimum(distances, nearest(points, points[new]))
+        distances = np.minimum(distances, nearest(points, points[new], squares))
         places = np.cumsum(distances, dtype=float)
         if places[-1] <= 0:  # all that is left has been chosen once already, or has no gradient
             left = np.setdiff1d(np.arange(len(points)), order)
