@@ -74,10 +74,11 @@ def test_ours_is_held_against_each_of_theirs_in_every_scenario_and_wins_only_aga
     errors = {**ENDS, "egl": 31.0, "entropy": 29.0, "egl_renormalised": 28.0, "fisher_ratio": 26.0}
     worse = {**errors, "fisher_ratio": 31.0, "fisher_ratio_near": 27.0}
     both = [curves_of(errors | {"fisher_ratio_near": 28.0}), curves_of(worse, scenario="junk")]
-    text = sequel.ours_and_theirs(pd.concat(both, ignore_index=True))
-    rows = [line for line in text.splitlines() if line.startswith("| Fisher")]
+    by = sequel.held(pd.concat(both, ignore_index=True))
+    shown, text = sequel.ours_and_theirs(by), sequel.won(by)
+    rows = [line for line in shown.splitlines() if line.startswith("| Fisher")]
     assert len(rows) == 9 and all(row.count("[") == 2 for row in rows)
-    assert "Of these 18 differences" in text and "Fisher ratio, near − Fisher ratio |" in text
+    assert "Of these 18 differences" in text and "Fisher ratio, near − Fisher ratio |" in shown
     own, near = text.split("\n\n- ")[1:]
     assert "in *even*. Against random: *even* better; *junk* worse." in own
     assert "in *junk*. Against random: *even* better; *junk* better." in near
