@@ -17,7 +17,7 @@ from alspeech.embeddings import Candidates, embed, first_pass
 from alspeech.selection import SELECTIONS
 from alspeech.workshop.config import SelectionConfig
 from alspeech.workshop.processes import cores
-from alspeech.workshop.styles import METHOD_STYLE
+from alspeech.workshop.styles import style_of
 
 LARGE, SHARE, COMPARED = 100_000, 0.1, 8_000
 
@@ -48,7 +48,7 @@ def selecting() -> dict:
         assert len(set(chosen)) == round(SHARE * LARGE)
         print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
         rows.append(
-            row(f"{METHOD_STYLE[name][0]}: 10 % of {LARGE:,}", seconds, unit=f"s, {cores()} cores")
+            row(f"{style_of(name)[0]}: 10 % of {LARGE:,}", seconds, unit=f"s, {cores()} cores")
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rows.append(row(f"… most memory, candidates and all, {LARGE:,}", peak, unit="GiB"))
@@ -91,7 +91,7 @@ def departures(pool: Candidates, base, target) -> list[dict]:
                 chosen.append(set(select(name, pool, base, target, amount)))
                 times.append(time.perf_counter() - begun)
         both = len(chosen[0] & chosen[1]) / amount
-        called = f"{METHOD_STYLE[name][0]}, lazily: 10 % of {len(pool):,}"
+        called = f"{style_of(name)[0]}, lazily: 10 % of {len(pool):,}"
         rows.append(row(called, *times, unit="s"))
         rows.append(row("… share of what plain greedy takes", both, unit=""))
     return rows

@@ -27,7 +27,7 @@ from alspeech.acquisition import (
 from alspeech.decoding import n_best
 from alspeech.speech.features import Batch
 from alspeech.workshop.errors import UserError
-from alspeech.workshop.plots import METHOD_STYLE
+from alspeech.workshop.styles import METHOD_STYLE
 
 
 def test_uniform_posterior_has_entropy_log_v():

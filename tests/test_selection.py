@@ -6,6 +6,7 @@ import io
 import math
 import shutil
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,11 +43,11 @@ from alspeech.selection import (
 )
 from alspeech.speech import corpus, target
 from alspeech.speech.features import Batch, group_by_length
-from alspeech.workshop import config, scenarios
+from alspeech.workshop import config, plots, scenarios
 from alspeech.workshop.config import load_settings
 from alspeech.workshop.errors import UserError
-from alspeech.workshop.plots import METHOD_STYLE
 from alspeech.workshop.store import Checkpoint
+from alspeech.workshop.styles import METHOD_STYLE, in_order, style_of
 
 R, d, D = 3, 8, 4
 
@@ -626,8 +627,76 @@ def test_an_order_becomes_scores_whose_query_is_its_beginning():
     scores = as_scores("mine", pool, [7, 2, 5])
     assert query(scores, 30) == ["u0007", "u0002", "u0005"] and query(scores, 20)[1] == "u0002"
     assert query(scores, 40) == ["u0007", "u0002", "u0005", "u0000"]  # what was not ranked: by id
-    with pytest.raises(ValueError, match="mine chose a row twice"):
-        as_scores("mine", pool, [1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    "order, said",
+    [
+        (np.linspace(1, 0, 4), r"returned float64 \[4\], not row numbers, best first: np.argsort"),
+        (np.arange(4) + 0.5, r"returned float64 \[4\], not row numbers"),
+        (np.ones(10, bool), r"returned bool \[10\], not row numbers"),
+        (np.zeros((4, 1), int), r"returned int64 \[4, 1\], not row numbers"),
+        (["u0001", "u0002", "u0003", "u0004"], r"returned <U5 \[4\], not row numbers"),
+        (None, "returned NoneType, not row numbers"),
+        ([1, 2, 3], "returned 3 row numbers of the 4 that it is to"),
+        ([1, 2, 3, 4, 5], "returned 5 row numbers of the 4"),
+        ([1, 2, 3, 10], "returned row 10: there are 0 to 9"),
+        ([1, -1, 3, 2], "returned row -1: there are 0 to 9"),
+        ([1, 7, 3, 7], "returned row 7 twice"),
+    ],
+)
+def test_what_is_no_choice_is_one_line(order, said, monkeypatch):
+    monkeypatch.setitem(SELECTIONS, "mine", lambda candidates, amount: order)
+    with pytest.raises(UserError, match=f"^selection mine {said}") as error:
+        selection.choose("mine", lot(10), 4)
+    assert "\n" not in str(error.value)
+
+
+def test_a_choice_is_as_many_rows_as_there_are_or_are_wanted(monkeypatch):
+    monkeypatch.setitem(
+        SELECTIONS, "mine", lambda candidates, amount: list(range(9, -1, -1))[:amount]
+    )
+    assert selection.choose("mine", lot(10), 3).tolist() == [9, 8, 7]
+    assert len(selection.choose("mine", lot(10), 50)) == 10
+
+
+def test_a_selection_that_asks_for_what_there_is_not_hears_what_there_is(monkeypatch):
+    settings = dataclasses.replace(load_settings("smoke"), strategies=("random", "mine"))
+    monkeypatch.setitem(SELECTIONS, "mine", lambda candidates, amount, targets: [])
+    with pytest.raises(UserError, match="mine asks for targets: .*labelled, target, seed, ridge"):
+        experiment.check(settings)
+    monkeypatch.setitem(SELECTIONS, "mine", lambda candidates, amount, target: [])
+    assert selection.needs_target("mine")
+    with pytest.raises(UserError, match="mine needs a target"):
+        experiment.check(changed(settings, target="none"))
+    monkeypatch.setitem(SELECTIONS, "mine", lambda candidates, amount, target=None: [])
+    assert not selection.needs_target("mine")
+
+
+def test_a_score_s_name_is_no_selection_s(monkeypatch):
+    monkeypatch.setitem(SELECTIONS, "entropy", SELECTIONS["flqmi"])
+    with pytest.raises(UserError, match="entropy is a score and a selection"):
+        experiment.check(load_settings("smoke"))
+
+
+def test_a_strategy_is_named_once(root, monkeypatch):
+    monkeypatch.setattr(config, "ROOT", root)
+    (root / "configs" / "bad.yaml").write_text("strategies: [random, entropy, entropy]\n")
+    with pytest.raises(UserError, match="bad.yaml: strategies: .*entropy is named twice"):
+        load_settings("bad")
+
+
+def test_a_method_without_a_style_has_one_of_its_own_and_a_place_in_figures():
+    own = {x: style_of(x) for x in ("near_target", "mmr", "mine")}
+    assert own["near_target"][0] == "near target" and len({x[1:3] for x in own.values()}) == 3
+    assert style_of("egl") == METHOD_STYLE["egl"]
+    assert in_order(["mine", "egl", "mine", "random"]) == ["random", "egl", "mine"]
+    rows = [
+        {"strategy": x, "query_percent": p, "seed": seed, "wer": 30 - p / 10 + seed}
+        for x, p in (("base", 0), ("random", 10), ("mine", 10), ("all", 100)) for seed in range(2)
+    ]  # fmt: skip
+    ax = plots.plot_error_curve(plt.figure().subplots(), pd.DataFrame(rows), "wer")
+    assert ax.get_legend_handles_labels()[1] == ["random", "mine"]
 
 
 def test_as_many_are_ranked_as_any_query_of_the_preset_can_buy():
@@ -751,7 +820,7 @@ def test_no_selection_reads_a_transcript(house, tmp_path, monkeypatch, aim):
         again = Candidates.load(tmp_path / split / "candidates.npz")
         assert np.array_equal(again.directions, before[split].directions)
     assert asked and set(asked) == {(None, False)}
-    names = [x for x in SELECTIONS if not (x in selection.NEED_TARGET and aim == "none")]
+    names = [x for x in SELECTIONS if not (selection.needs_target(x) and aim == "none")]
     for name in names:
         (tmp_path / name).mkdir()
         step = experiment.pool_scores(settings, name, 0)
@@ -764,7 +833,7 @@ def test_a_selection_of_your_own_is_a_few_lines(house, tmp_path):
     blocks = (REPOSITORY / "README.md").read_text().split("```python\n")[1:]
     (written,) = (block.split("```")[0] for block in blocks if "SELECTIONS" in block)
     assert len(written.strip().split("\n")) <= 7
-    names = dict(vars(selection))
+    names, before = dict(vars(selection)), dict(SELECTIONS)
     try:
         exec(written, names)
         quick = "near_target"
@@ -777,7 +846,8 @@ def test_a_selection_of_your_own_is_a_few_lines(house, tmp_path):
         kept = experiment.pool_scores(changed(settings, ridge=9.0), quick, 0)
         assert kept.key == experiment.pool_scores(settings, quick, 0).key
     finally:
-        SELECTIONS.pop("near_target", None)
+        SELECTIONS.clear()
+        SELECTIONS.update(before)
 
 
 # ---------------------------------------------------------------- targets

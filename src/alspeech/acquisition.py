@@ -10,7 +10,7 @@ fetches what they need from the model.
 Legend: B batch, T frames, V symbols (0 = blank), K labelings.
 
 To add a function: write it here, enter it in ``ACQUISITIONS``, and give it a line in
-``METHOD_STYLE`` (workshop/styles.py).
+``METHOD_STYLE`` (workshop/styles.py), if it is to have its own.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from . import experiment, studies, theory
 from .embeddings import Candidates, first_pass
 from .experiment import base_model, cell, check  # noqa: F401  (the command asks for check)
 from .querying import ALL, BASE
-from .selection import SELECTIONS, selection_options
+from .selection import choose, selection_options
 from .speech import corpus
 from .statistics import AREA, MARGIN, holm, judged, paired_difference
 from .workshop.config import Settings
@@ -188,7 +188,7 @@ def argument(settings: Settings, seed: int) -> Step:
         for strategy in ("d_optimal", "fisher_ratio_pool", "fisher_ratio"):
             taken = selection_options(replace(settings.selection, ridge=RIDGE), strategy, seed)
             own = {name: sets[name] for name in taken[0]}
-            orders[strategy] = SELECTIONS[strategy](sets["pool"], count, **own, **taken[1])
+            orders[strategy] = choose(strategy, sets["pool"], count, **own, **taken[1])
         by_id = pool.set_index("utt_id", drop=False)
         for strategy, order in orders.items():
             query = by_id.loc[sorted(sets["pool"].utt_ids[order[:count]])]

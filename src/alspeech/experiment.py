@@ -21,12 +21,12 @@ import pandas as pd
 import torch
 
 from . import embeddings, tables, together
-from .acquisition import IN_TURN, ORACLES, check_strategies, uniform
+from .acquisition import ACQUISITIONS, IN_TURN, ORACLES, check_strategies, uniform
 from .claims import claims
 from .devices import device
 from .model import DeepSpeech2
 from .querying import ALL, BASE, affordable, costly_first, query, score, score_options
-from .selection import SELECTIONS, Candidates, as_scores, selection_options
+from .selection import SELECTIONS, Candidates, as_scores, choose, selection_options
 from .shards import BATCH, joined, pool_ids, shards_of
 from .speech import corpus, target
 from .speech.text import ENGLISH
@@ -309,7 +309,7 @@ def _selected(settings: Settings, strategy: str, seed: int, *model) -> Step:
             sets[x] = Candidates.load(step.folder() / "candidates.npz")
         pool = sets.pop("candidates")
         count = affordable(pool.seconds, **budget)
-        order = SELECTIONS[strategy](pool, count, **sets, **taken)
+        order = choose(strategy, pool, count, **sets, **taken)
         as_scores(strategy, pool, order).to_csv(folder / "scores.csv")
         return {"utterances": len(pool), "ranked": len(order)}
 
@@ -430,6 +430,8 @@ def all_scores(settings: Settings) -> dict[tuple, Path]:
 def check(settings: Settings) -> str:
     """Prepare the corpus of every scenario and say, for a person to read, what came of it."""
     check_strategies(settings.strategies, SELECTIONS)
+    for name in set(SELECTIONS) & set(ACQUISITIONS):
+        raise UserError(f"{name} is a score and a selection: give one of them another name")
     for name in set(settings.strategies) & set(SELECTIONS):
         selection_options(settings.selection, name, 0)
     told = {name: corpus.check(settings.on(name)) for name in settings.scenarios}

@@ -22,7 +22,7 @@ from .statistics import AREA, MEAN, interval, paired_p, spearman
 from .workshop.config import ROOT
 from .workshop.errors import UserError
 from .workshop.store import read_csv, write_text
-from .workshop.styles import METHOD_STYLE
+from .workshop.styles import style_of
 
 UNITS = {
     "ctc": "CTC loss", "cer": "CER", "wer": "WER", "macro_wer": "macro WER",
@@ -54,7 +54,7 @@ def spread(mean: float, low: float, high: float, digits: int = 1, sign: bool = T
 
 
 def label(method: str) -> str:
-    return METHOD_STYLE.get(method, (method,))[0]
+    return style_of(method)[0]
 
 
 def listed(words) -> str:

@@ -22,7 +22,7 @@ from .statistics import interval
 from .workshop import playable
 from .workshop.config import Settings
 from .workshop.plots import METRIC_LABEL
-from .workshop.styles import METHOD_STYLE
+from .workshop.styles import in_order, style_of
 
 BATCH = 16  # utterances
 LEAST = 10  # utterances in a red circle: of fewer there are no shares to speak of
@@ -179,7 +179,7 @@ def error_curves(curves: pd.DataFrame) -> HTML:
     """Error against what was labelled, to be pointed at; ``curves`` are the rows of
     error_curves.csv of one scenario. Mean and 95 % interval over seeds."""
     metrics = {name: text for name, text in METRIC_LABEL.items() if curves[name].notna().any()}
-    methods = [name for name in METHOD_STYLE if name in set(curves["strategy"])]
+    methods = in_order(name for name in curves["strategy"] if name not in (BASE, ALL))
 
     def errors(rows: pd.DataFrame) -> dict:
         return {m: [_plain(float(v)) for v in interval(rows[m].dropna())] for m in metrics}
@@ -211,7 +211,7 @@ def error_curves(curves: pd.DataFrame) -> HTML:
 
 
 def _styled(method: str) -> dict:
-    text, colour, marker, line = METHOD_STYLE[method]
+    text, colour, marker, line = style_of(method)
     dashes = DASHES[line] if isinstance(line, str) else " ".join(map(str, line[1]))
     return {
         "name": method, "label": text, "colour": colour, "dashes": dashes,

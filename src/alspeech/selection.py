@@ -16,7 +16,7 @@ call it hard to optimise, and take tr(F_u), EGL, instead: what is lost are the i
 target. With F_u = Uᵀ U of a few directions (embeddings.py) both can be had: ``fisher_ratio``.
 
 To add a selection: write it here, enter it in ``SELECTIONS``, and give it a line in
-``METHOD_STYLE`` (workshop/styles.py).
+``METHOD_STYLE`` (workshop/styles.py), if it is to have its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .acquisition import cluster, in_turn, uniform
 from .embeddings import Candidates
 from .likeness import log_density_ratio
 from .workshop.config import SPLITS, SelectionConfig
-from .workshop.errors import UserError
+from .workshop.errors import UserError, cut
 from .workshop.scenarios import TARGET
 
 # ---------------------------------------------------------------- greedy
@@ -160,7 +160,7 @@ def ridged(ridge: float, F: np.ndarray, *others: np.ndarray) -> np.ndarray:
 
 
 def fisher_ratio(
-    candidates, amount, labelled, target, ridge=1.0, per_second=False
+    candidates, amount, labelled, target=None, ridge=1.0, per_second=False
 ) -> np.ndarray:  # fmt: skip
     """Greedy minimisation of tr[(λI + F_L + Σ_S F_u)⁻¹ F_T], the Fisher information ratio.
 
@@ -404,14 +404,18 @@ SELECTIONS = {
 }
 
 
-NEED_TARGET = ("flqmi", "fisher_ratio_near", "fisher_ratio_aimed", "entropy_aimed")
+def needs_target(strategy: str) -> bool:
+    """Can a selection not do without a target? One that can has a default for it."""
+    target = inspect.signature(SELECTIONS[strategy]).parameters.get("target")
+    return target is not None and target.default is inspect.Parameter.empty
 
 
 def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tuple[dict, dict]:
     """What a selection takes beside the pool: the splits (or ``TARGET``) whose first passes it is
     to see, by the names that it has for them, None for no target; and of the settings.
 
-    Raises ``UserError`` for one that cannot do without a target and is to.
+    Raises ``UserError`` for one that cannot do without a target and is to, and for one that asks
+    for what no selection gets.
     """
     whole = config.target in SPLITS and not config.heard
     aim = config.target if whole else TARGET
@@ -419,19 +423,43 @@ def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tupl
     options = {
         x: getattr(config, x) for x in ("ridge", "per_second", "reach", "smooth", "eta", "beta")
     }
-    if config.target == "none" and strategy in NEED_TARGET:
+    if config.target == "none" and needs_target(strategy):
         raise UserError(f"strategy {strategy} needs a target, and selection: target is none")
     taken = inspect.signature(SELECTIONS[strategy]).parameters
     offered = (splits, {"seed": seed} | options)
+    for name, parameter in [*taken.items()][2:]:
+        if parameter.default is parameter.empty and name not in splits | offered[1]:
+            raise UserError(
+                f"selection {strategy} asks for {cut(name)}: after candidates and amount it can "
+                f"have {', '.join(splits | offered[1])}"
+            )
     return tuple({name: own[name] for name in own if name in taken} for own in offered)
 
 
-def as_scores(strategy: str, candidates: Candidates, order) -> pd.Series:
+def choose(strategy: str, candidates: Candidates, amount: int, **options) -> np.ndarray:
+    """The row numbers that a selection chooses: ``amount`` different ones, or all there are. Raises
+    ``UserError`` where it returns anything else."""
+    order, wanted = SELECTIONS[strategy](candidates, amount, **options), len(candidates)
+    rows, amount = np.asarray(order), min(amount, wanted)
+    told = f"selection {strategy} returned"
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        kind = (
+            f"{rows.dtype} {list(rows.shape)}" if rows.dtype.kind != "O" else type(order).__name__
+        )
+        raise UserError(f"{told} {kind}, not row numbers, best first: np.argsort(-scores)[:amount]")
+    if len(rows) != amount:
+        raise UserError(f"{told} {len(rows)} row numbers of the {amount} that it is to")
+    out, counts = rows[(rows < 0) | (rows >= wanted)], np.unique(rows, return_counts=True)
+    if len(out):
+        raise UserError(f"{told} row {out[0]}: there are 0 to {wanted - 1}")
+    if (counts[1] > 1).any():
+        raise UserError(f"{told} row {counts[0][counts[1].argmax()]} twice")
+    return rows
+
+
+def as_scores(strategy: str, candidates: Candidates, order: np.ndarray) -> pd.Series:
     """An order as scores by ``utt_id``, higher = query first: N − place of what was chosen, 0 of
-    the rest. Raises ``ValueError`` for an order that names a row twice."""
-    order = np.asarray(order, dtype=int)
-    if len(np.unique(order)) < len(order):
-        raise ValueError(f"selection {strategy} chose a row twice")
+    the rest."""
     scores = np.zeros(len(candidates))
     scores[order] = len(candidates) - np.arange(len(order))
     return pd.Series(scores, pd.Index(candidates.utt_ids, name="utt_id"), name=strategy)

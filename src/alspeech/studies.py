@@ -25,7 +25,7 @@ from .embeddings import first_pass
 from .experiment import base_model, cell, check  # noqa: F401  (the command asks for check)
 from .model import DeepSpeech2
 from .querying import ALL, BASE, query, score, score_options
-from .selection import SELECTIONS, selection_options
+from .selection import SELECTIONS, choose, selection_options
 from .speech import corpus
 from .tables import ALL_METRICS
 from .training import load_weights, train_and_test
@@ -111,7 +111,7 @@ def _selected(settings, data, model, strategy, seed, left, bought, wanted, _) ->
     if splits.get("target"):
         sets["target"] = look(*experiment.heard(settings, data, splits["target"], seed))
     candidates = look(left)
-    order = SELECTIONS[strategy](candidates, wanted, **sets, **taken)
+    order = choose(strategy, candidates, wanted, **sets, **taken)
     return list(candidates.utt_ids[order])
 
 

@@ -14,10 +14,10 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..statistics import interval, spearman
+from ..statistics import ALL, BASE, interval, spearman
 from .alternative import tell_in_notebooks
 from .store import write_bytes
-from .styles import METHOD_STYLE, METRIC_LABEL, MONITOR_LABEL
+from .styles import METRIC_LABEL, MONITOR_LABEL, in_order, style_of
 
 MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
 
@@ -48,7 +48,7 @@ def save(figure, folder: Path, name: str) -> None:
 
 
 def _style(method: str) -> dict:
-    return dict(zip(("label", "color", "marker", "linestyle"), METHOD_STYLE[method], strict=True))
+    return dict(zip(("label", "color", "marker", "linestyle"), style_of(method), strict=True))
 
 
 def _unlabelled(style: dict, more: str = "") -> dict:
@@ -56,8 +56,8 @@ def _unlabelled(style: dict, more: str = "") -> dict:
 
 
 def _by_method(frame: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
-    """The methods that ``column`` names, in the order of ``METHOD_STYLE``, and their rows."""
-    present = [name for name in METHOD_STYLE if name in set(frame[column])]
+    """The methods that ``column`` names, in their order, and their rows."""
+    present = in_order(name for name in frame[column] if name not in (BASE, ALL))
     return [(name, frame[frame[column] == name]) for name in present]
 
 
@@ -100,7 +100,7 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     ``curves`` are the rows of error_curves.csv; ``x`` is ``query_percent`` or ``hours``. The base
     model and the one trained on everything are dashed lines.
     """
-    places = curves.loc[curves["strategy"].isin(METHOD_STYLE), x]
+    places = curves.loc[~curves["strategy"].isin([BASE, ALL]), x]
     percents, short = x == "query_percent", x == "hours" and places.max() < 2
     lines = [(_style(strategy), rows) for strategy, rows in _by_method(curves, "strategy")]
     _curves(ax, lines, metric, x, 0.5 if percents else 0, 60 if short else 1)
@@ -149,7 +149,7 @@ def plot_map(ax: Axes, table: pd.DataFrame, text: pd.DataFrame, limit: float = 1
     ax.imshow(shown, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", alpha=0.45)
     for (row, column), words in np.ndenumerate(text.to_numpy()):
         ax.text(column, row, words, ha="center", va="center", fontsize=7)
-    ax.set_xticks(range(table.shape[1]), [METHOD_STYLE[name][0] for name in table.columns])
+    ax.set_xticks(range(table.shape[1]), [style_of(name)[0] for name in table.columns])
     ax.set_yticks(range(table.shape[0]), [name.replace("_", " ") for name in table.index])
     ax.xaxis.tick_top()
     ax.tick_params(length=0, labelsize=7)
@@ -185,11 +185,11 @@ def plot_rounds(ax: Axes, rounds: pd.DataFrame, metric: str = "macro_wer") -> Ax
     for number, name in enumerate(names):
         part = rounds[rounds["strategy"] == name].pivot(index="seed", columns="how", values=metric)
         at = np.array([number - 0.18, number + 0.18])
-        label, colour, *_ = METHOD_STYLE[name]
+        label, colour, *_ = style_of(name)
         seeds, mean = f"{label}, batch to rounds, each seed", f"{label}, batch to rounds, mean"
         ax.plot(at, part[["batch", "rounds"]].T, color="0.7", linewidth=0.8, gid=seeds)
         ax.plot(at, part[["batch", "rounds"]].mean(), marker="o", color=colour, gid=mean)
-    ax.set_xticks(range(len(names)), [f"{METHOD_STYLE[name][0]}\nbatch → rounds" for name in names])
+    ax.set_xticks(range(len(names)), [f"{style_of(name)[0]}\nbatch → rounds" for name in names])
     ax.set(ylabel=METRIC_LABEL[metric])
     ax.grid(axis="x", visible=False)
     return ax
@@ -211,7 +211,7 @@ def plot_rankings(ax: Axes, scores: pd.DataFrame, x: str, y: str) -> Axes:
     cells.set_clim(0, np.quantile(np.asarray(cells.get_array()), 0.98))
     ax.plot([0, 1], [0, 1], color="#D55E00", linewidth=0.8, gid="the diagonal")
     _corner(ax, np.mean([spearman(part[x], part[y]) for _, part in by_seed]))
-    xlabel, ylabel = (f"rank by {METHOD_STYLE[m][0]} (0 = queried first)" for m in (x, y))
+    xlabel, ylabel = (f"rank by {style_of(m)[0]} (0 = queried first)" for m in (x, y))
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.grid(False)
     return ax
@@ -238,7 +238,7 @@ def plot_predicted_loss(ax: Axes, table: pd.DataFrame, predictor: str) -> Axes:
     _corner(ax, spearman(shown[predictor], shown["true_token"]))
     ax.set(
         xscale="linear" if unitless else "log", yscale="log", ylabel="true loss (nats a token)",
-        xlabel=f"{METHOD_STYLE[predictor][0]} ({'standardised' if unitless else 'nats a token'})",
+        xlabel=f"{style_of(predictor)[0]} ({'standardised' if unitless else 'nats a token'})",
     )  # fmt: skip
     for axis in (ax.yaxis,) if unitless else (ax.xaxis, ax.yaxis):
         low, high = axis.get_view_interval()
@@ -343,7 +343,7 @@ def plot_directions_cost(ax: Axes, study: pd.DataFrame) -> Axes:
 def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
     """What each method picks: ``shares`` has a row a method and a column a kind, summing to 1."""
     left = np.zeros(len(shares))
-    names = [METHOD_STYLE[n][0] if n in METHOD_STYLE else n for n in shares.index]
+    names = [style_of(name)[0] for name in shares.index]
     colours = sns.color_palette("cividis", shares.shape[1])
     for kind, colour in zip(shares.columns, colours, strict=True):
         ax.barh(names, shares[kind], left=left, label=kind, color=colour, edgecolor="white")
@@ -425,7 +425,7 @@ def plot_differences(ax: Axes, table: pd.DataFrame, xlabel: str) -> Axes:
     collapsed, if any; ``table`` is indexed by method, as pseudo_labels.differences returns it."""
     names = []
     for y, (method, row) in enumerate(table.iterrows()):
-        name, colour, marker, _ = METHOD_STYLE[method]
+        name, colour, marker, _ = style_of(method)
         bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
         bars = bars if np.isfinite(bars).all() else None  # one seed has no interval
         ax.errorbar(row["difference"], y, None, bars, color=colour, marker=marker, capsize=2)
@@ -484,7 +484,7 @@ def plot_joined(ax: Axes, active: pd.DataFrame, metric: str = "wer") -> Axes:
     known = active[active["query_percent"] < 100]
     lines = []
     for (use, strategy), rows in known.groupby(["use", "strategy"], sort=False):
-        label = {"label": f"{METHOD_STYLE[strategy][0]}, {use}"}
+        label = {"label": f"{style_of(strategy)[0]}, {use}"}
         lines.append((_style(strategy) | alone.get(use, {"linestyle": "-"}) | label, rows))
     _curves(ax, lines, metric)
     longer = active[active["use"] == "labels alone, longer"]

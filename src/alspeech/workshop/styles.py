@@ -1,5 +1,7 @@
 """One style for every method, in every figure; and what is measured, for axes."""
 
+import zlib
+
 # label, colour (Okabe & Ito's palette), marker, line style: told apart without colour, too
 METHOD_STYLE = {
     "random": ("random", "#000000", "o", ":"),
@@ -57,6 +59,23 @@ METHOD_STYLE = {
     "sampled_text": ("sampled, as text", "#56B4E9", "<", "--"),
     "sampled_frames": ("sampled, by frame", "#999999", ">", "-."),
 }
+
+# of a method that has none: told apart by its name's letters
+COLOURS, MARKERS = ("#666666", "#56B4E9", "#E69F00", "#009E73", "#882255"), ("8", "H", "d", "p")
+
+
+def style_of(method: str) -> tuple:
+    """A method's of ``METHOD_STYLE``, or one made from its name."""
+    number = zlib.crc32(method.encode())
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // 8 % len(MARKERS)]
+    return METHOD_STYLE.get(method, (method.replace("_", " "), colour, marker, (0, (5, 2, 1, 2))))
+
+
+def in_order(methods) -> list[str]:
+    """Some methods, each once, in the order of ``METHOD_STYLE``; those that it lacks come last."""
+    there = dict.fromkeys(methods)
+    return [*(x for x in METHOD_STYLE if x in there), *(x for x in there if x not in METHOD_STYLE)]
+
 
 METRIC_LABEL = {
     "ctc": "CTC loss (nats)",

@@ -24,7 +24,16 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]  # a share, but not all
 Percents = tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)], ...]
-Names = tuple[str, ...]
+
+
+def _once(names: tuple) -> tuple:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{cut(name)} is named twice")
+    return names
+
+
+Names = Annotated[tuple[str, ...], pydantic.AfterValidator(_once)]
 
 
 class Section:
