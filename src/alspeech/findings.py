@@ -11,6 +11,7 @@ the rest. Nothing is computed here that is not in the files of ``results/``.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import textwrap
@@ -353,6 +354,27 @@ def speed() -> str:
     return markdown(["", "ours", "theirs", "", "ratio"], shown)
 
 
+def selecting() -> str:
+    """What ``make bench`` says that selections cost, every one of them."""
+    rows = json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+    look = next(row for row in rows if row["name"].startswith("first pass of a selection"))
+    large = [row for row in rows if ": 10 % of " in row["name"] and ", lazily" not in row["name"]]
+    size, cores = large[0]["name"].rsplit(maxsplit=1)[1], large[0]["unit"].split()[1]
+    told = [f"{row['name'].split(': 10 %')[0]} {row['ours']:.0f}" for row in large]
+    memory = next(row for row in rows if row["name"].startswith("… most memory, candidates"))
+    lazily = [
+        f"{row['name'].split(', lazily')[0]} {100 * share['ours']:.0f} % ({row['ratio']:.1f} times "
+        "as fast)"
+        for row, share in itertools.pairwise(rows) if ", lazily" in row["name"]
+    ]  # fmt: skip
+    return (
+        f"A selection's first pass takes {look['ours']:.1f} forward passes an utterance. To choose "
+        f"10 % of {size} candidates then takes, in seconds on {cores} cores: {'; '.join(told)}. "
+        f"Most memory, candidates and all: {memory['ours']:.1f} GiB. Lazy choices are those of "
+        f"plain greedy, where both can be had, to {', '.join(lazily)}."
+    )
+
+
 def profile() -> str:
     """The rows of ``make bench`` that say where a cell's seconds go."""
     rows = json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
@@ -404,8 +426,9 @@ def sizes() -> str:
 # ---------------------------------------------------------------- passages
 
 PASSAGES = {
-    "runs": runs, "speed": speed, "profile": profile, "tried": tried, "sizes": sizes,
-    "audit": audit, **{preset: functools.partial(recorded, preset) for preset in RECORDED},
+    "runs": runs, "speed": speed, "selecting": selecting, "profile": profile, "tried": tried,
+    "sizes": sizes, "audit": audit,
+    **{preset: functools.partial(recorded, preset) for preset in RECORDED},
 }  # fmt: skip
 FILES = ("README.md", "results/README.md", "benchmarks/README.md")
 PASSAGE = re.compile("(<!-- findings: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
