@@ -99,3 +99,37 @@ def test_nan_posteriors_name_the_utterance():
     log_probs[1, 2, 0] = torch.nan
     with pytest.raises(ValueError, match="utterance 1"):
         n_best(log_probs, 3)
+
+
+def searched(probs, beam: int) -> set:
+    """A prefix beam search as it is written in books: every prefix, every symbol, then the best."""
+    kept = {(): (1.0, 0.0)}  # a prefix: of the paths that end in blank, in its last symbol
+    for frame in probs.tolist():
+        grown = {}
+        for prefix, (blank, last) in kept.items():
+            ends = grown.setdefault(prefix, [0.0, 0.0])
+            ends[0] += (blank + last) * frame[0]
+            ends[1] += last * frame[prefix[-1]] if prefix else 0.0
+            for symbol in range(1, len(frame)):
+                repeated = prefix[-1:] == (symbol,)
+                longer = grown.setdefault((*prefix, symbol), [0.0, 0.0])
+                longer[1] += (blank if repeated else blank + last) * frame[symbol]
+        best = sorted(grown, key=lambda prefix: -sum(grown[prefix]))[:beam]
+        total = sum(grown[best[0]])
+        kept = {prefix: tuple(x / total for x in grown[prefix]) for prefix in best}
+    return set(kept)
+
+
+@pytest.mark.parametrize("sharpness, beam", [(0.3, 7), (1.5, 7), (4.0, 7), (0.3, 40), (1.5, 40)])
+def test_the_search_keeps_what_one_keeps_that_looks_at_everything(sharpness, beam):
+    log_probs = posterior(15, 12, sharpness, seed=4, size=3)
+    found = n_best(log_probs, beam)
+    for b, frames in enumerate(log_probs.exp()):
+        assert {tuple(found.labeling(b, k)) for k in range(beam)} == searched(frames, beam)
+
+
+def test_of_equals_the_search_keeps_as_many_as_there_is_room_for():
+    even = torch.full((1, 6, 9), 1 / 9, dtype=torch.double).log()
+    found = n_best(even, 20)
+    labelings = {tuple(found.labeling(0, k)) for k in range(20)}
+    assert len(labelings) == 20 and torch.isfinite(found.log_p).all()

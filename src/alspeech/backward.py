@@ -256,19 +256,19 @@ def _lstm_deltas(gates):
     def deltas(out, who, w_h):
         B, R, T, H = out.shape
         all_gates = out.new_empty(2, B, R, T, 4, H, dtype=w_h.dtype)
-        frame = out.new_empty(2, B, R, 4, H, dtype=w_h.dtype)
+        recent = out.new_empty(TOGETHER, 2, B, R, 4, H, dtype=w_h.dtype)
         carried_h = out.new_zeros(2, B, R, H, dtype=w_h.dtype)  # from the future, as is
         carried_c = out.new_zeros(2, B, R, H)
-        step, arrays = _lstm_step, (all_gates, frame, out, carried_h, carried_c, factors[:, who])
+        step, arrays = _lstm_step, (all_gates, recent, out, carried_h, carried_c, factors[:, who])
         if out.device.type == "cpu":
             # numba knows no bfloat16, only its bits
             half, step = w_h.dtype == torch.bfloat16 or None, _lstm_step_compiled
             bits = (a.view(torch.uint16) if a.dtype == torch.bfloat16 else a for a in arrays)
             arrays = (*(a.numpy() for a in bits), half)
-        frame, carried_h = frame.view(2, B * R, 4 * H), carried_h.view(2, B * R, H)
+        frames, carried_h = recent.view(-1, 2, B * R, 4 * H), carried_h.view(2, B * R, H)
         for t in reversed(range(T)):
             step(t, *arrays)
-            torch.bmm(frame, w_h, out=carried_h)
+            torch.bmm(frames[t % TOGETHER], w_h, out=carried_h)
         return (all_gates.flatten(4),)
 
     return deltas
@@ -286,13 +286,20 @@ def _lstm_cells_compiled(new, f, before):  # pragma: no cover (compiled)
                     before[way, b, t + 1, h] = new[way, b, t, h] + kept
 
 
-def _lstm_step(t, gates, frame, out, carried_h, carried_c, factors):
-    """Frame ``t`` of both recursions: writes it into ``gates`` [2, B, R, T, 4, H] and ``frame``
-    [2, B, R, 4, H], and δc for the frame before into ``carried_c`` [2, B, R, H]. ``out``
-    [B, R, T, H] has its own time, ``factors`` [2, B, T, 6, H] that of the direction."""
+# frames that are kept until they are written at once: rows of one frame each lie far apart, and
+# memory is slow to come to them
+TOGETHER = 4
+
+
+def _lstm_step(t, gates, recent, out, carried_h, carried_c, factors):
+    """Frame ``t`` of both recursions: writes it into ``gates`` [2, B, R, T, 4, H] and into its
+    place among the ``recent`` [TOGETHER, 2, B, R, 4, H], and δc for the frame before into
+    ``carried_c`` [2, B, R, H]. ``out`` [B, R, T, H] has its own time, ``factors`` [2, B, T, 6, H]
+    that of the direction."""
     to_cell, keep, *by_cell, by_h = factors[:, :, None, t].unbind(dim=-2)
     delta_h = torch.stack([out[:, :, t], out[:, :, -1 - t]]) + carried_h
     carried_c.addcmul_(delta_h, to_cell)
+    frame = recent[t % TOGETHER]
     for number, by in enumerate(by_cell):
         frame[..., number, :] = carried_c * by
     frame[..., 3, :] = delta_h * by_h
@@ -314,13 +321,14 @@ def _to_half(x):  # pragma: no cover (compiled)
 
 
 @numba.njit(cache=True)
-def _lstm_step_compiled(t, gates, frame, out, carried_h, carried_c, factors, half):
-    """The same in one pass over memory; with ``half`` (or else None) ``gates``, ``frame`` and
+def _lstm_step_compiled(t, gates, recent, out, carried_h, carried_c, factors, half):
+    """The same in one pass over memory; with ``half`` (or else None) ``gates``, ``recent`` and
     ``carried_h`` hold bfloat16's bits. No slices: each costs more than what is done with it."""
     ways, B, R, H = carried_h.shape  # pragma: no cover (compiled)
+    T, place = gates.shape[3], t % len(recent)
     delta = np.empty((2, H), out.dtype)  # δc, δh
     for way in range(ways):
-        own = out.shape[2] - 1 - t if way else t
+        own = T - 1 - t if way else t
         for b in range(B):
             for r in range(R):
                 for h in range(H):
@@ -333,8 +341,12 @@ def _lstm_step_compiled(t, gates, frame, out, carried_h, carried_c, factors, hal
                     for h in range(H):
                         by_gate = delta[gate // 3, h] * factors[way, b, t, 2 + gate, h]
                         stored = by_gate if half is None else _to_half(by_gate)
-                        frame[way, b, r, gate, h] = stored
-                        gates[way, b, r, t, gate, h] = stored
+                        recent[place, way, b, r, gate, h] = stored
+                for later in range(0 if place else min(len(recent), T - t)):
+                    for gate in range(4):
+                        for h in range(H):
+                            kept = recent[later, way, b, r, gate, h]
+                            gates[way, b, r, t + later, gate, h] = kept
 
 
 RULES = {

@@ -81,16 +81,44 @@ def n_best(log_probs: torch.Tensor, k: int = 100, beam: int | None = None) -> Hy
 
 
 @numba.njit(cache=True)
-def _keep_best(count, p, prefix, symbol):  # pragma: no cover (compiled)
-    """Move the ``count`` largest p, with what belongs to them, to the front in descending order; of
-    equals the first. Returns ``count`` and the smallest p kept."""
-    # no np.partition: it takes five seconds to compile, and this sort is needed below anyway
-    order = np.argsort(-p, kind="mergesort")
-    all_p, all_prefix, all_symbol = p.copy(), prefix.copy(), symbol.copy()
-    for rank in range(count):
-        o = order[rank]
-        p[rank], prefix[rank], symbol[rank] = all_p[o], all_prefix[o], all_symbol[o]
-    return count, p[count - 1]
+def _largest(values, n):  # pragma: no cover (compiled)
+    """The n-th largest of ``values``, which are left in disorder (Hoare's selection; np.partition
+    takes five seconds to compile)."""
+    low, high, place = 0, len(values) - 1, n - 1
+    while low < high:
+        pivot, i, j = values[(low + high) // 2], low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            high = j
+        elif place >= i:
+            low = i
+        else:
+            break
+    return values[place]
+
+
+@numba.njit(cache=True)
+def _keep_best(n, count, p, prefix, symbol):  # pragma: no cover (compiled)
+    """Move the n largest of the ``count`` first p, with what belongs to them, to the front in the
+    order that they have; of equals the first. Returns n and the smallest p kept."""
+    least = _largest(p[:count].copy(), n)
+    equals, kept = n, 0  # so many that are as good as the least are kept
+    for i in range(count):
+        equals -= p[i] > least
+    for i in range(count):
+        if p[i] > least or (p[i] == least and equals > 0):
+            equals -= p[i] == least
+            p[kept], prefix[kept], symbol[kept] = p[i], prefix[i], symbol[i]
+            kept += 1
+    return kept, least
 
 
 @numba.njit(cache=True)
@@ -188,7 +216,7 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
                 if p > worst:
                     if count == room:  # keep the best `beam`: the bar rises, fewer come in
                         count, worst = _keep_best(
-                            beam, candidate_p, candidate_prefix, candidate_symbol
+                            beam, count, candidate_p, candidate_prefix, candidate_symbol
                         )
                         if p <= worst:
                             continue
@@ -197,7 +225,9 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
                     candidate_symbol[count] = c
                     count += 1
         # 4. the best `beam` of them, scaled so that the best is 1 (no underflow over long audio)
-        order = np.argsort(-candidate_p[:count], kind="mergesort")[:beam]
+        if count > beam:
+            count, worst = _keep_best(beam, count, candidate_p, candidate_prefix, candidate_symbol)
+        order = np.argsort(-candidate_p[:count], kind="mergesort")
         order = order[candidate_p[order] > 0.0]
         scale = 1.0 / candidate_p[order[0]] if len(order) > 0 else 1.0
         before, node = node, np.empty(len(order), np.int64)
