@@ -1,5 +1,6 @@
 """Figures. ``plot_x(ax, frame) -> ax`` neither loads nor saves; one style for every method.
-A ``gid`` names, for a figure's text (``alternative.py``), what is in no legend."""
+A ``gid`` names, for a figure's text (``alternative.py``), what is in no legend. seaborn is imported
+where it is used: scipy.stats, which comes with it, takes a second."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -264,6 +264,8 @@ def plot_history(ax: Axes, history: pd.DataFrame) -> Axes:
 
 def plot_error_by(ax: Axes, tested: pd.DataFrame, column: str) -> Axes:
     """WER by the values of a manifest column, a dot a seed; ``tested`` has rows of evaluate()."""
+    import seaborn as sns
+
     sums = tested.groupby([column, "seed"])[["word_errors", "words"]].sum().reset_index()
     sums = sums[sums["words"] > 0].assign(wer=lambda f: 100 * f["word_errors"] / f["words"])
     order = sums.groupby(column)["wer"].mean().sort_values().index
@@ -344,7 +346,7 @@ def plot_composition(ax: Axes, shares: pd.DataFrame) -> Axes:
     """What each method picks: ``shares`` has a row a method and a column a kind, summing to 1."""
     left = np.zeros(len(shares))
     names = [style_of(name)[0] for name in shares.index]
-    colours = sns.color_palette("cividis", shares.shape[1])
+    colours = plt.get_cmap("cividis")(np.linspace(0, 1, shares.shape[1] + 2)[1:-1])
     for kind, colour in zip(shares.columns, colours, strict=True):
         ax.barh(names, shares[kind], left=left, label=kind, color=colour, edgecolor="white")
         left += shares[kind].to_numpy()
@@ -388,6 +390,8 @@ def plot_embedding(ax: Axes, points, labels, steps, classes):
     """A two-dimensional view ``points`` [P, 2] of the pool: colours and shapes are classes (for a
     legend), crosses the seed set (``steps`` 0), circles the clips labelled later, the darker the
     later (NaN: never). Returns the circles, for a colour bar."""
+    import seaborn as sns
+
     points, steps = np.asarray(points), np.asarray(steps, dtype=float)
     colours, markers = sns.color_palette("husl", len(classes)), "o^sDvP*X<>ph"
     for c, name in enumerate(classes):
