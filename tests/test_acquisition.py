@@ -27,7 +27,6 @@ from alspeech.acquisition import (
 from alspeech.decoding import n_best
 from alspeech.speech.features import Batch
 from alspeech.workshop.errors import UserError
-from alspeech.workshop.styles import METHOD_STYLE
 
 
 def test_uniform_posterior_has_entropy_log_v():
@@ -108,11 +107,6 @@ def test_a_score_is_unchanged_by_batch_mates(name):
     ]
     assert together.shape == (5,)
     assert together.tolist() == pytest.approx(alone, rel=1e-9)
-
-
-@pytest.mark.parametrize("name", ACQUISITIONS)
-def test_every_strategy_has_a_style(name):
-    assert name in METHOD_STYLE
 
 
 def test_random_depends_on_seed_and_id_alone():

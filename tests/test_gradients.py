@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_batch, tiny_model
 from torch.nn import functional
 
-from alspeech import gradients
+from alspeech import backward, gradients
 from alspeech.acquisition import egl, entropy, expected_squared_norm, gradient_length
 from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
 from alspeech.decoding import n_best
@@ -287,3 +287,29 @@ def test_a_model_without_layers_is_told_what_gradients_need(score, parts, told):
 def test_training_mode_is_refused():
     with pytest.raises(ValueError, match="eval"):
         Tape(tiny_model().train(), tiny_batch().features)
+
+
+@pytest.mark.parametrize("frames", range(1, 10))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_step_of_the_lstm_is_the_same_compiled_and_by_torch(frames, dtype, monkeypatch):
+    """Whatever share of the frames that are written at once is the last one."""
+    wide = torch.promote_types(dtype, torch.float32)
+    generator = torch.Generator().manual_seed(frames)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=wide)  # noqa: E731
+    out, gates = draw(2, 3, frames, 4), draw(2, 2, frames, 16)
+    w_h = draw(2, 16, 4).to(dtype)
+    deltas = backward._lstm_deltas(gates)
+    (compiled,) = deltas(out, slice(None), w_h)
+    half = dtype == torch.bfloat16
+
+    def plain(t, *arrays):
+        known = [torch.from_numpy(x) for x in arrays[:6]]
+        for place in (0, 1, 3) if half else ():  # numba's are bits
+            known[place] = known[place].view(torch.bfloat16)
+        backward._lstm_step(t, *known)
+
+    monkeypatch.setattr(backward, "_lstm_step_compiled", plain)
+    (by_torch,) = deltas(out, slice(None), w_h)
+    assert compiled.shape == (2, 2, 3, frames, 16) and compiled.abs().max() > 0
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    assert torch.allclose(compiled.to(wide), by_torch.to(wide), atol=tolerance, rtol=tolerance)

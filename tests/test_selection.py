@@ -18,7 +18,7 @@ from test_decoding import all_labelings
 from test_gradients import ctc
 from test_spies import Sealed
 
-from alspeech import embeddings, experiment, selection
+from alspeech import beyond, embeddings, experiment, selection, studies
 from alspeech.acquisition import (
     ACQUISITIONS,
     egl,
@@ -60,6 +60,7 @@ def lot(size, seed=0, name="u", scale=1.0) -> Candidates:
     lengths = np.square(directions).sum(axis=(1, 2))
     scores = {"egl_last_layer": lengths, "nbest_margin": rng.random(size),
               "entropy": np.sin(7 * lengths) ** 2}  # fmt: skip
+    scores |= dict.fromkeys(("nbest_entropy", "mass", "pctc"), scores["nbest_margin"] ** 2)
     ids = np.array([f"{name}{i:04d}" for i in range(size)])
     seconds = rng.uniform(1, 5, size)
     embeddings = rng.normal(size=(size, D)) + rng.integers(0, 3, (size, 1))
@@ -498,8 +499,7 @@ def test_fewer_candidates_than_the_budget_are_all_ranked(name):
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_a_pool_without_any_gradient_is_ranked_all_the_same(name):
     silent = {"directions": np.zeros((9, R, d)), "best": np.zeros((9, d))}
-    scores = dict.fromkeys(("egl_last_layer", "nbest_margin", "entropy"), np.zeros(9))
-    pool = dataclasses.replace(lot(9), **silent, scores=scores)
+    pool = dataclasses.replace(lot(9), **silent, scores=dict.fromkeys(lot(9).scores, np.zeros(9)))
     for labelled in (BASE, rows_of(pool, np.arange(3))):
         for aim in (TARGET, rows_of(pool, np.arange(3))):
             found = select(name, pool, 6, labelled, aim)
@@ -633,6 +633,7 @@ def test_an_order_becomes_scores_whose_query_is_its_beginning():
     "order, said",
     [
         (np.linspace(1, 0, 4), r"returned float64 \[4\], not row numbers, best first: np.argsort"),
+        ([[1, 2], [3]], "returned list, not row numbers"),
         (np.arange(4) + 0.5, r"returned float64 \[4\], not row numbers"),
         (np.ones(10, bool), r"returned bool \[10\], not row numbers"),
         (np.zeros((4, 1), int), r"returned int64 \[4, 1\], not row numbers"),
@@ -658,6 +659,8 @@ def test_a_choice_is_as_many_rows_as_there_are_or_are_wanted(monkeypatch):
     )
     assert selection.choose("mine", lot(10), 3).tolist() == [9, 8, 7]
     assert len(selection.choose("mine", lot(10), 50)) == 10
+    monkeypatch.setitem(SELECTIONS, "mine", lambda candidates, amount: [])
+    assert selection.choose("mine", lot(10).rows([]), 50).tolist() == []
 
 
 def test_a_selection_that_asks_for_what_there_is_not_hears_what_there_is(monkeypatch):
@@ -671,6 +674,8 @@ def test_a_selection_that_asks_for_what_there_is_not_hears_what_there_is(monkeyp
         experiment.check(changed(settings, target="none"))
     monkeypatch.setitem(SELECTIONS, "mine", lambda candidates, amount, target=None: [])
     assert not selection.needs_target("mine")
+    monkeypatch.setitem(SELECTIONS, "mine", lambda candidates, amount, *_, **more: [])
+    assert experiment.selection_options(settings.selection, "mine", 0) == ({}, {})
 
 
 def test_a_score_s_name_is_no_selection_s(monkeypatch):
@@ -679,8 +684,19 @@ def test_a_score_s_name_is_no_selection_s(monkeypatch):
         experiment.check(load_settings("smoke"))
 
 
+def test_a_method_of_a_study_that_there_is_not_is_named_before_anything_is_trained():
+    settings = load_settings("smoke")
+    for system, section in ((beyond, "beyond"), (studies, "studies")):
+        other = dataclasses.replace(getattr(settings, section), strategies=("random", "flqim"))
+        with pytest.raises(UserError, match="unknown strategy 'flqim'"):
+            system.check(dataclasses.replace(settings, **{section: other}))
+
+
 def test_a_strategy_is_named_once(root, monkeypatch):
     monkeypatch.setattr(config, "ROOT", root)
+    (root / "configs" / "bad.yaml").write_text("query_percents: [10, 20, 10]\n")
+    with pytest.raises(UserError, match="bad.yaml: query_percents: .*10 is named twice"):
+        load_settings("bad")
     (root / "configs" / "bad.yaml").write_text("strategies: [random, entropy, entropy]\n")
     with pytest.raises(UserError, match="bad.yaml: strategies: .*entropy is named twice"):
         load_settings("bad")
@@ -713,8 +729,8 @@ def test_as_many_are_ranked_as_any_query_of_the_preset_can_buy():
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_every_selection_has_a_style_and_no_name_of_a_score(name):
-    assert name in METHOD_STYLE and name not in ACQUISITIONS
+def test_no_selection_has_the_name_of_a_score(name):
+    assert name not in ACQUISITIONS
 
 
 # ---------------------------------------------------------------- in a run

@@ -214,7 +214,7 @@ def true_loss(model, batch: Batch) -> Tensor:
 
 
 def embedding(model, batch: Batch) -> Tensor:
-    """Mean over frames of what the last recurrent layer says, for clusters of the pool: [B, D]."""
+    """Mean over frames of what the last layer reads, for clusters of the pool: [B, D]."""
     return _numbers(model.layers[:-1](batch.features[:, None]), batch).mean(dim=1)
 
 

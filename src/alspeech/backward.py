@@ -286,8 +286,8 @@ def _lstm_cells_compiled(new, f, before):  # pragma: no cover (compiled)
                     before[way, b, t + 1, h] = new[way, b, t, h] + kept
 
 
-# frames that are kept until they are written at once: rows of one frame each lie far apart, and
-# memory is slow to come to them
+# frames that the compiled step keeps, to write them at once: rows of one frame each lie far apart,
+# and memory is slow to come to them
 TOGETHER = 4
 
 

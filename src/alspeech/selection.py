@@ -17,6 +17,10 @@ target. With F_u = Uᵀ U of a few directions (embeddings.py) both can be had: `
 
 To add a selection: write it here, enter it in ``SELECTIONS``, and give it a line in
 ``METHOD_STYLE`` (workshop/styles.py), if it is to have its own.
+
+In rounds (studies.py) the candidates are what is left, and ``labelled`` is the base set with what
+has been bought. Equals go by their ids, in whatever batches they were scored: what is sorted is
+rounded before, by a stable sort.
 """
 
 from __future__ import annotations
@@ -433,7 +437,8 @@ def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tupl
     taken = inspect.signature(SELECTIONS[strategy]).parameters
     offered = (splits, {"seed": seed} | options)
     for name, parameter in [*taken.items()][2:]:
-        if parameter.default is parameter.empty and name not in splits | offered[1]:
+        asked = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if asked and parameter.default is parameter.empty and name not in splits | offered[1]:
             raise UserError(
                 f"selection {strategy} asks for {cut(name)}: after candidates and amount it can "
                 f"have {', '.join(splits | offered[1])}"
@@ -445,13 +450,19 @@ def choose(strategy: str, candidates: Candidates, amount: int, **options) -> np.
     """The row numbers that a selection chooses: ``amount`` different ones, or all there are. Raises
     ``UserError`` where it returns anything else."""
     order, wanted = SELECTIONS[strategy](candidates, amount, **options), len(candidates)
-    rows, amount = np.asarray(order), min(amount, wanted)
-    told = f"selection {strategy} returned"
+    told, amount = f"selection {strategy} returned", min(amount, wanted)
+    try:
+        rows = np.asarray(order)
+    except (ValueError, TypeError, RuntimeError):  # rows of several lengths, a GPU's tensor
+        rows = np.array(None)
+    if rows.shape == (0,) and amount == 0:  # which need not be whole numbers
+        return rows.astype(int)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        kind = (
-            f"{rows.dtype} {list(rows.shape)}" if rows.dtype.kind != "O" else type(order).__name__
+        kind = f"{rows.dtype} {list(rows.shape)}"
+        raise UserError(
+            f"{told} {kind if rows.dtype.kind != 'O' else type(order).__name__}, not row numbers, "
+            "best first: np.argsort(-scores, kind='stable')[:amount]"
         )
-        raise UserError(f"{told} {kind}, not row numbers, best first: np.argsort(-scores)[:amount]")
     if len(rows) != amount:
         raise UserError(f"{told} {len(rows)} row numbers of the {amount} that it is to")
     out, counts = rows[(rows < 0) | (rows >= wanted)], np.unique(rows, return_counts=True)

@@ -30,6 +30,7 @@ from .findings import (
 from .lessons import in_rounds, in_scenarios
 from .querying import ALL, BASE
 from .statistics import MARGIN, interval, methods_of, spearman
+from .workshop.config import load_settings
 
 PREDICTORS = {
     "length": ("tr(I_q), what EGL makes large", -1),
@@ -188,7 +189,7 @@ def won(by: pd.DataFrame) -> str:
         against = {s: by.loc[(s, x, "random"), "verdict"] for s in scenarios}
         told = "; ".join(f"{name(s)} {verdict}" for s, verdict in against.items())
         said.append(
-            f"- {label(x)} is better than all of {listed(map(label, others))} in "
+            f"- {label(x)} is better than all of these ({'; '.join(map(label, others))}) in "
             f"{listed(map(name, beats_all)) if beats_all else 'no scenario'}. Against random: "
             f"{told}."
         )
@@ -209,11 +210,11 @@ def sequel_() -> str:
 def in_short() -> str:
     """The same for the front page: what was compared, and how all of it came out."""
     by = held(table(SEQUEL, "error_curves"))
-    ours, others = (
-        listed(map(label, x)) for x in (_ours_and_rivals(by.index.unique("method"))[0], RIVALS)
-    )
+    ours, _ = _ours_and_rivals(by.index.unique("method"))
+    _, others = _ours_and_rivals(by.index.unique("before"))
+    ours, others = ("; ".join(map(label, x)) for x in (ours, others))
     return (
-        f"{_what_ran()} Each of {ours} is held against {others}, and against each other, in "
+        f"{_what_ran()} Each of ours ({ours}) is held against {others}; and against each other, in "
         f"{listed(map(name, by.index.unique('scenario')))}, by the area under the curve of macro "
         f"WER. {won(by)}"
     )
@@ -222,11 +223,14 @@ def in_short() -> str:
 def _what_ran() -> str:
     config = provenance(SEQUEL)["config"]
     heard, target = config["selection"]["heard"], config["selection"]["target"]
-    percents = listed(map(at, config["query_percents"]))
+    percents, done = listed(map(at, config["query_percents"])), seeds(SEQUEL)
+    planned = load_settings("sequel").seeds
+    interim = planned > done
     return (
-        f"{seeds(SEQUEL)} seeds, {percents} % of the pool's utterances queried. What is ours has "
-        f"heard {heard} utterances of the {target} split, without transcripts; the others have no "
-        "target."
+        f"{done} seeds{f' of the {planned} decided on beforehand' * interim}, {percents} % of the "
+        f"pool's utterances queried. What is ours has heard {heard} utterances of the {target} "
+        "split, without transcripts; the others have no target."
+        f"{' Nothing is corrected for looking before the end.' * interim}"
     )
 
 

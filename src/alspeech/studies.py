@@ -22,7 +22,7 @@ import pandas as pd
 from . import experiment
 from .devices import device
 from .embeddings import first_pass
-from .experiment import base_model, cell, check  # noqa: F401  (the command asks for check)
+from .experiment import base_model, cell
 from .model import DeepSpeech2
 from .querying import ALL, BASE, query, score, score_options
 from .selection import SELECTIONS, choose, selection_options
@@ -122,6 +122,13 @@ def row_of(folder: Path, **what) -> dict:
         **what,
         **{name: metrics[name] for name in (*ALL_METRICS, "updates", "train_utterances")},
     }
+
+
+def check(settings: Settings) -> str:
+    """:func:`experiment.check`, of what is tried here, too."""
+    also = settings.studies.longer + settings.studies.strategies
+    named = tuple(dict.fromkeys(settings.strategies + also))
+    return experiment.check(replace(settings, strategies=named))
 
 
 def run(settings: Settings) -> SimpleNamespace:

@@ -60,15 +60,18 @@ METHOD_STYLE = {
     "sampled_frames": ("sampled, by frame", "#999999", ">", "-."),
 }
 
-# of a method that has none: told apart by its name's letters
+# of a method that has none: drawn by its name's letters, so that two are seldom alike
 COLOURS, MARKERS = ("#666666", "#56B4E9", "#E69F00", "#009E73", "#882255"), ("8", "H", "d", "p")
+DASHES = tuple((0, (5, 2, *[1, 2] * dots)) for dots in (1, 2, 3, 4))
 
 
 def style_of(method: str) -> tuple:
     """A method's of ``METHOD_STYLE``, or one made from its name."""
     number = zlib.crc32(method.encode())
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // 8 % len(MARKERS)]
-    return METHOD_STYLE.get(method, (method.replace("_", " "), colour, marker, (0, (5, 2, 1, 2))))
+    made = (
+        own[number // by % len(own)] for own, by in ((COLOURS, 1), (MARKERS, 64), (DASHES, 512))
+    )
+    return METHOD_STYLE.get(method, (method.replace("_", " "), *made))
 
 
 def in_order(methods) -> list[str]:

@@ -23,17 +23,20 @@ AtLeast0 = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]  # a share, but not all
-Percents = tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)], ...]
 
 
 def _once(names: tuple) -> tuple:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{cut(name)} is named twice")
+            raise ValueError(f"{cut(str(name))} is named twice")
     return names
 
 
 Names = Annotated[tuple[str, ...], pydantic.AfterValidator(_once)]
+Percents = Annotated[
+    tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, le=100)], ...],
+    pydantic.AfterValidator(_once),
+]
 
 
 class Section:
@@ -82,6 +85,7 @@ MEANT = {  # where pydantic speaks of Python
     "Input should be a valid integer": "Input should be a whole number",
     "Input should be a dictionary or an instance of": "Input should be keys and values, as of",
     "Field required": "Input should be longer",
+    " after validation": "",
 }
 
 
