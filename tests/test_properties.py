@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from test_decoding import all_labelings
 
 from alspeech.acquisition import expected_squared_norm
-from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
-from alspeech.decoding import best_path, n_best
+from alspeech.ctc import best_path, ctc_losses, labelings_gradients, labelings_log_p
+from alspeech.decoding import n_best
 from alspeech.querying import query
 from alspeech.speech import readers
 from alspeech.speech.text import Alphabet, learn_alphabet, normalise, words

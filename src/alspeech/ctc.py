@@ -20,6 +20,11 @@ from torch.nn import functional
 from .speech.text import BLANK
 
 
+def best_path(log_probs: Tensor) -> Tensor:
+    """The most likely symbol of each frame: [B, T, V] → [B, T]."""
+    return log_probs.argmax(dim=-1)
+
+
 def pad(labels) -> tuple[Tensor, Tensor]:
     """B lists of symbol numbers as one tensor [B, U], zeros at the ends, and their lengths [B]."""
     lengths = torch.tensor([len(row) for row in labels])

@@ -1,4 +1,4 @@
-"""Decoding: the best path, and the n most probable labelings by CTC prefix beam search.
+"""Decoding: the n most probable labelings by CTC prefix beam search.
 
 Legend: B batch, T frames, V symbols (0 = blank), K labelings, U labels.
 
@@ -15,11 +15,6 @@ import numpy as np
 import torch
 
 from .ctc import labelings_log_p
-
-
-def best_path(log_probs: torch.Tensor) -> torch.Tensor:
-    """The most likely symbol of each frame: [B, T, V] → [B, T]."""
-    return log_probs.argmax(dim=-1)
 
 
 @dataclass(frozen=True)

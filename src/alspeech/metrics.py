@@ -13,8 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .ctc import ctc_losses
-from .decoding import best_path
+from .ctc import best_path, ctc_losses
 from .devices import autocast
 from .speech.features import FeatureStore
 from .speech.text import Alphabet, words

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..ctc import ctc_losses
-from ..decoding import best_path
+from ..ctc import best_path, ctc_losses
 from ..devices import autocast
 from ..metrics import errors, evaluate, summarise
 from ..model import Bidirectional, DeepSpeech2
