@@ -728,6 +728,20 @@ def test_as_many_are_ranked_as_any_query_of_the_preset_can_buy():
         assert len(query(cheap, amount, seconds)) == count
 
 
+OF_OURS = (
+    "random entropy pctc egl egl_renormalised least_confidence estimated_loss loss_prediction "
+    "egl_last_layer egl_unsquared egl_per_frame egl_per_label nbest_entropy nbest_margin "
+    "random_seconds longest shortest random_clusters oracle_gradient oracle_loss oracle_groups "
+    "fisher_ratio fisher_ratio_pool fisher_ratio_near fisher_ratio_aimed entropy_aimed d_optimal "
+    "badge k_centre flqmi uncertainty_herding power_egl egl_per_second"
+).split()
+
+
+@pytest.mark.parametrize("name", OF_OURS)
+def test_every_method_of_ours_has_a_style_of_its_own(name):
+    assert name in METHOD_STYLE and name in {**ACQUISITIONS, **SELECTIONS}
+
+
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_no_selection_has_the_name_of_a_score(name):
     assert name not in ACQUISITIONS

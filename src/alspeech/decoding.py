@@ -221,7 +221,7 @@ def _prefix_beam_search(probs, beam):  # pragma: no cover (compiled)
                     count += 1
         # 4. the best `beam` of them, scaled so that the best is 1 (no underflow over long audio)
         if count > beam:
-            count, worst = _keep_best(beam, count, candidate_p, candidate_prefix, candidate_symbol)
+            count, _ = _keep_best(beam, count, candidate_p, candidate_prefix, candidate_symbol)
         order = np.argsort(-candidate_p[:count], kind="mergesort")
         order = order[candidate_p[order] > 0.0]
         scale = 1.0 / candidate_p[order[0]] if len(order) > 0 else 1.0

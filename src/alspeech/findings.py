@@ -338,9 +338,13 @@ SPEED = {  # how rows of make bench begin, and what they are called
 }
 
 
+def _bench() -> list[dict]:
+    return json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+
+
 def speed() -> str:
     """The rows of ``make bench`` that say what a score costs."""
-    rows = json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+    rows = _bench()
     shown = []
     for start, text in SPEED.items():
         row = next((row for row in rows if row["name"].startswith(start)), None)
@@ -356,7 +360,7 @@ def speed() -> str:
 
 def selecting() -> str:
     """What ``make bench`` says that selections cost, every one of them."""
-    rows = json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+    rows = _bench()
     look = next(row for row in rows if row["name"].startswith("first pass of a selection"))
     large = [row for row in rows if ": 10 % of " in row["name"] and ", lazily" not in row["name"]]
     size, cores = large[0]["name"].rsplit(maxsplit=1)[1], large[0]["unit"].split()[1]
@@ -380,7 +384,7 @@ def selecting() -> str:
 
 def profile() -> str:
     """The rows of ``make bench`` that say where a cell's seconds go."""
-    rows = json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+    rows = _bench()
     shown = [
         [row["name"].removeprefix("cell: "), f"{row['ours']:.3g}", row["unit"]]
         for row in rows if row["name"].startswith("cell: ")
