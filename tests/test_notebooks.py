@@ -43,6 +43,26 @@ def test_a_notebook_is_committed_without_outputs_and_is_made_to_be_read(path):
     assert {"preset", "corpus", "data", "scenario"} <= names
 
 
+def test_a_notebook_s_form_is_looked_at_without_the_grammar_of_addresses():
+    """Which takes longer to set up than all else that executing a notebook imports."""
+    told = """
+import sys
+sys.modules["rfc3987_syntax"] = None
+import nbformat
+notebook = nbformat.read(sys.argv[1], as_version=4)
+nbformat.validate(notebook)
+notebook.cells[0].cell_type = "none"
+try:
+    nbformat.validate(notebook)
+except nbformat.ValidationError:
+    print("refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", told, PAPER[0]], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "refused\n", done.stderr
+
+
 def test_a_notebook_is_executed_by_the_command_and_kept(spoken_root):
     root, path = spoken_root, PAPER[2]  # which trains every cell there is
     preset = root / "configs" / "tiny.yaml"  # with fewer of them than elsewhere

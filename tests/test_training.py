@@ -107,6 +107,17 @@ def test_the_weights_that_are_kept_are_the_mean_of_the_last_ones(store):
     assert not torch.equal(mean["layers.0.weight"], last["layers.0.weight"])
 
 
+@pytest.mark.parametrize("sizes", [(1000,), (1000, 7)])  # one long parameter, as on a CPU; several
+def test_the_norm_that_gradients_are_clipped_by_is_taken_in_double_precision(sizes):
+    rng = np.random.default_rng(0)
+    weights = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+    for weight in weights:  # of sizes whose squares single precision could not add up
+        weight.grad = torch.from_numpy(10.0 ** rng.uniform(-6, 3, len(weight))).float()
+    exact = math.sqrt(math.fsum(g**2 for w in weights for g in w.grad.tolist()))
+    norm = training._gradient_norm([*weights, torch.nn.Parameter(torch.ones(3))])  # has none
+    assert norm.dtype == torch.float64 and abs(norm.item() / exact - 1) < 1e-14
+
+
 def test_what_a_model_keeps_beside_its_weights_is_not_averaged_nor_lost_to_an_interruption(
     store, tmp_path
 ):

@@ -170,7 +170,7 @@ def _recurrent(layer, x, _need_input):
         by_input, turned = (g @ w for g, w in zip(of_gates[0], w_x.to(dtype), strict=True))
         return norms, by_input.to(delta.dtype) + turned.flip(2)
 
-    return hidden.sum(dim=2), backward
+    return hidden[:, :, 0] + hidden[:, :, 1], backward
 
 
 def _both_ways(forward: Tensor, backward: Tensor, time: int) -> Tensor:

@@ -392,6 +392,17 @@ def profile() -> str:
     return markdown(["", "", ""], shown)
 
 
+def variance() -> str:
+    """What ``make bench`` says of cells of several lengths, by their last weights and by means."""
+    cells: dict[str, list[str]] = {}
+    for row in _bench():
+        part, _, rest = row["name"].partition(": ")
+        if part == "variance":
+            cells.setdefault(rest.partition(": ")[0], []).append(f"{row['ours']:.3g}")
+    header = ["a cell of", "macro WER (%)", "standard deviation", "seconds", "variance × seconds"]
+    return markdown(header, [[name, *numbers] for name, numbers in cells.items()])
+
+
 def audit() -> str:
     """How well transcripts that are not theirs are found among those of the main run."""
     found = table(MAIN, "audit").set_index("by")
@@ -433,7 +444,8 @@ def sizes() -> str:
 # ---------------------------------------------------------------- passages
 
 PASSAGES = {
-    "runs": runs, "speed": speed, "selecting": selecting, "profile": profile, "tried": tried,
+    "runs": runs, "speed": speed, "selecting": selecting, "profile": profile,
+    "variance": variance, "tried": tried,
     "sizes": sizes, "audit": audit,
     **{preset: functools.partial(recorded, preset) for preset in RECORDED},
 }  # fmt: skip

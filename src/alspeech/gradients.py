@@ -145,7 +145,7 @@ def weighted_gradients(logits: Tensor, hypotheses: Hypotheses) -> Tensor:
     K labelings (so that nothing underflows); zero where p_k is."""
     gradients = labelings_gradients(logits.log_softmax(-1), hypotheses.labels, hypotheses.lengths)
     shares = hypotheses.log_p.softmax(dim=1).nan_to_num(0.0)  # NaN where no labeling is possible
-    return gradients * shares.sqrt()[..., None, None]
+    return gradients.mul_(shares.sqrt()[..., None, None])
 
 
 def _expected_norm(tape: Tape, rows: Tensor, method, directions, probes, seed) -> Tensor:

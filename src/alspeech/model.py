@@ -44,7 +44,8 @@ class Bidirectional(nn.Module):
         return self.rnn(x)[0].unflatten(-1, (2, -1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.directions(x).sum(dim=2)
+        forward, backward = self.directions(x).unbind(dim=2)
+        return forward + backward  # a sum over the dimension takes three times as long
 
 
 class DeepSpeech2(nn.Module):

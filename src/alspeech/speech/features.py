@@ -189,16 +189,15 @@ def spec_augment(features: torch.Tensor, config, generator: torch.Generator) -> 
     ``features`` [B, T, F]; each utterance gets its own masks, widths uniform in [0, widest].
     """
     B, T, F = features.shape
-    keep = torch.ones_like(features)
     plan = (
         (config.frequency_masks, config.frequency_width, F, (B, 1, F)),
         (config.time_masks, min(config.time_width, T // 4), T, (B, T, 1)),
     )
     for count, widest, size, shape in plan:
-        position = torch.arange(size).expand(B, size)
+        position, keep = torch.arange(size).expand(B, size), torch.ones(B, size)
         for _ in range(count):
             width = torch.rand(B, 1, generator=generator) * widest
             start = torch.rand(B, 1, generator=generator) * (size - width)
-            masked = (position >= start) & (position < start + width)
-            keep = keep * (~masked).view(shape).to(keep)
-    return features * keep
+            keep *= (position < start) | (position >= start + width)
+        features = features * keep.view(shape).to(features)
+    return features

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from pathlib import Path
 
 from .config import ROOT, Settings
@@ -17,6 +18,9 @@ def execute(notebook: str, settings: Settings) -> Path:
     While it runs, and after a failure, the copy is ``<name>.partial.ipynb`` and the log beside it
     ``<name>.log``. Raises ``UserError`` naming notebook, cell and log.
     """
+    # jsonschema, which looks at a notebook's form, does without the grammar of web addresses where
+    # that is missing; no form has any, and setting it up takes longer than all other imports here
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill  # takes a second
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
