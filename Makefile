@@ -142,7 +142,7 @@ lab: .venv/installed ## open the notebooks in JupyterLab
 
 others: build/label-studio/installed build/readers/installed ## what tests of query's lists use where it is there
 
-bench: .venv/installed build/rivals/installed ## speed, as ratios within one run (15 minutes)
+bench: .venv/installed build/rivals/installed ## speed, as ratios within one run (25 minutes)
 	$(PY) benchmarks/bench.py
 
 clean: ## remove everything that was computed but the committed results

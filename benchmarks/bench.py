@@ -8,8 +8,8 @@ pool and its first base model, which are made if they are not there yet (two min
 
     python benchmarks/bench.py [PART …]
 
-where the parts are egl, autograd, beam, cell, training, selecting, recognising, shortlist,
-loss_prediction, aloe, growth, million, workers and gpu.
+where the parts are egl, autograd, beam, cell, training, variance, selecting, recognising,
+shortlist, loss_prediction, aloe, growth, million, workers and gpu.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from alspeech.workshop.store import write_json
 
 OUTPUT = ROOT / "build" / "bench"
 PARTS = (
-    "egl", "autograd", "beam", "cell", "training", "selecting", "recognising", "shortlist",
-    "loss_prediction", "aloe", "growth", "million", "workers", "gpu",
+    "egl", "autograd", "beam", "cell", "training", "variance", "selecting", "recognising",
+    "shortlist", "loss_prediction", "aloe", "growth", "million", "workers", "gpu",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from recognising import recognising, shortlist  # noqa: F401
 from rivals import AUTOGRAD, FLASHLIGHT, Packed, flashlight, pyctcdecode, rescored
 from selecting import selecting  # noqa: F401
 from torch import nn
+from variance import variance  # noqa: F401
 
 from alspeech import querying
 from alspeech import training as train
