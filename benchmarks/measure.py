@@ -23,15 +23,23 @@ def row(name: str, ours: float, theirs: float | None = None, unit: str = "ms an 
 
 def median_ms(call, utterances: int, repeats: int = REPEATS) -> float:
     """Median milliseconds an utterance of ``call()``, which handles so many of them."""
-    call()  # warm-up: kernels compiled, memory allocated
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
+    return medians_ms({"": (call, utterances)}, repeats)[""]
+
+
+def medians_ms(calls: dict, repeats: int = REPEATS) -> dict:
+    """The same of several calls, each with its number of utterances, by name. They take turns, so
+    that what else the machine has to do falls to all of them."""
+    for call, _ in calls.values():  # warm-up: kernels compiled, memory allocated
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return 1e3 * statistics.median(times) / utterances
+    times: dict = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, (call, utterances) in calls.items():
+            begun = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - begun) / utterances)
+    return {name: statistics.median(some) for name, some in times.items()}
 
 
 def laptop() -> tuple:

@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from cell import cell  # noqa: F401
-from measure import K, laptop, median_ms, pool_batches, row
+from measure import REPEATS, K, laptop, median_ms, medians_ms, pool_batches, row
 from pool import million, workers  # noqa: F401
 from recognising import recognising, shortlist  # noqa: F401
 from rivals import AUTOGRAD, FLASHLIGHT, Packed, flashlight, pyctcdecode, rescored
@@ -57,7 +58,6 @@ def egl_rows(model, batches: list, label: str = "") -> tuple[list[dict], list[di
     """EGL against the plain way and a training pass; its agreement with the plain way's numbers."""
     utterances = sum(map(len, batches))
     ours = lambda **options: [egl_score(model, b.features, **options) for b in batches]  # noqa: E731
-    milliseconds = lambda **options: median_ms(lambda: ours(**options), utterances)  # noqa: E731
     with torch.no_grad():
         found = [n_best(model(b.features).log_softmax(-1), K) for b in batches]
     plain = lambda b, i: plain_egl(model, batches[b].features[i : i + 1], found[b], i)  # noqa: E731
@@ -65,29 +65,32 @@ def egl_rows(model, batches: list, label: str = "") -> tuple[list[dict], list[di
         [plain(b, i) for b in range(len(batches)) for i in range(len(batches[b]))]
     )
     one_of_each = lambda: [plain(b, 0) for b in range(len(batches))]  # noqa: E731
-    plain_ms = median_ms(one_of_each, len(batches))
-    exact_ms, exact = milliseconds(method="exact"), torch.cat(ours(method="exact")).cpu()
-    curve = []
+    ways = {R: {"directions": R} for R in DIRECTIONS}
+    ways |= {method: {"method": method} for method in ("exact", "last_layer")}
+    calls = {name: (partial(ours, **options), utterances) for name, options in ways.items()}
+    calls["plain"] = one_of_each, len(batches)
+    calls["training"] = training_pass(model, batches), utterances
+    ms, exact, curve = medians_ms(calls), torch.cat(ours(method="exact")).cpu(), []
     for R in DIRECTIONS:
         scores = torch.cat(ours(directions=R)).cpu()
         curve.append({
-            "directions": R, "ms": milliseconds(directions=R),
+            "directions": R, "ms": ms[R],
             "spearman": spearman(scores, of_all), "ratio": float((scores / of_all).median()),
         })  # fmt: skip
     default = curve[DIRECTIONS.index(DEFAULT)]
-    step = training_ms(model, batches)
     name = f"{label}EGL, K = {K}, R = {DEFAULT}"
     rows = [
-        row(f"{name}, against the plain way", default["ms"], plain_ms),
+        row(f"{name}, against the plain way", ms[DEFAULT], ms["plain"]),
         row(f"{name}: Spearman with the plain way, {utterances} utterances", default["spearman"],
             unit=""),
         row(f"{name}: median ratio to the plain way", default["ratio"], unit=""),
-        row(f"{label}EGL, K = {K}, exact, against the plain way", exact_ms, plain_ms),
+        row(f"{label}EGL, K = {K}, exact, against the plain way", ms["exact"],
+            ms["plain"]),
         row(f"{label}EGL, exact: largest relative error", float((exact / of_all - 1).abs().max()),
             unit=""),
-        row(f"{name}, in training passes over the same utterances", default["ms"] / step, unit="x"),
-        row(f"{label}last layer only, against the plain way", milliseconds(method="last_layer"),
-            plain_ms),
+        row(f"{name}, in training passes over the same utterances", ms[DEFAULT] / ms["training"],
+            unit="x"),
+        row(f"{label}last layer only, against the plain way", ms["last_layer"], ms["plain"]),
     ]  # fmt: skip
     return rows, curve
 
@@ -178,19 +181,18 @@ class Batches:
         return iter(())
 
 
-def training_ms(model, batches) -> float:
+def training_pass(model, batches):
     """A pass of training.fit over the batches, with all that it does but read them."""
     learner = DeepSpeech2(model.config, model.layers[-1].out_features)
     learner.to(batches[0].features.device)
     store, config = Batches(batches), TrainingConfig()
-    fit = lambda: train.fit(  # noqa: E731
+    return lambda: train.fit(
         learner, store, store.utterances, store.utterances, ENGLISH, config,
         updates=len(batches), rate=1e-3, seed=0, measured=1,
     )  # fmt: skip
-    return median_ms(fit, len(store.utterances))
 
 
-def packed_ms(model, batches) -> float:
+def packed_pass(model, batches):
     """A pass with packed sequences and torch's own optimiser step, in single precision."""
     learner = DeepSpeech2(model.config, model.layers[-1].out_features)
     learner.layers = nn.Sequential(
@@ -206,13 +208,15 @@ def packed_ms(model, batches) -> float:
         nn.utils.clip_grad_norm_(learner.parameters(), TrainingConfig().clip)
         optimizer.step()
 
-    return median_ms(lambda: [step(b) for b in batches], sum(map(len, batches)))
+    return lambda: [step(batch) for batch in batches]
 
 
 def training() -> dict:
     model, batches = pool_batches()
-    ours, theirs = training_ms(model, batches), packed_ms(model, batches)
-    return {"rows": [row("training step, against packed sequences in fp32", ours, theirs)]}
+    passes = {"ours": training_pass(model, batches), "theirs": packed_pass(model, batches)}
+    size = sum(map(len, batches))
+    ms = medians_ms({name: (call, size) for name, call in passes.items()}, 3 * REPEATS)
+    return {"rows": [row("training step, against packed sequences in fp32", **ms)]}
 
 
 def loss_prediction() -> dict:
