@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_batch, tiny_model
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from alspeech import backward, gradients
 from alspeech.acquisition import egl, entropy, expected_squared_norm, gradient_length
+from alspeech.costs import directions_study
 from alspeech.ctc import ctc_losses, labelings_gradients, labelings_log_p
 from alspeech.decoding import n_best
 from alspeech.gradients import (
@@ -313,3 +315,15 @@ def test_a_step_of_the_lstm_is_the_same_compiled_and_by_torch(frames, dtype, mon
     assert compiled.shape == (2, 2, 3, frames, 16) and compiled.abs().max() > 0
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
     assert torch.allclose(compiled.to(wide), by_torch.to(wide), atol=tolerance, rtol=tolerance)
+
+
+def test_the_study_of_directions_has_every_way_and_a_row_an_utterance_of_each():
+    """What notebook 2 draws: as many directions as there are labelings are exact, and so is the
+    plain way, which takes the first utterance of each batch."""
+    batches = [tiny_batch(3, frames=10), tiny_batch(2, frames=12)]
+    left, study = directions_study(tiny_model(), batches, labelings=6, counts=(1, 6))
+    assert left.shape == (5, 7) and np.allclose(left[0], 1) and np.allclose(left[6], 0)
+    rows = study.groupby("directions", sort=False).size().to_dict()
+    assert rows == {"exact": 5, 1: 5, 6: 5, "plain": 2} and (study["ms"] > 0).all()
+    alike = study[study["directions"] != 1]
+    assert np.allclose(alike["score"].astype(float), alike["exact"].astype(float), rtol=1e-6)
