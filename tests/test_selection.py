@@ -41,6 +41,7 @@ from alspeech.selection import (
     ridged,
     selection_options,
 )
+from alspeech.sisters import loss_prediction, pseudo_labels
 from alspeech.speech import corpus, target
 from alspeech.speech.features import Batch, group_by_length
 from alspeech.workshop import config, plots, scenarios
@@ -678,10 +679,11 @@ def test_a_selection_that_asks_for_what_there_is_not_hears_what_there_is(monkeyp
     assert experiment.selection_options(settings.selection, "mine", 0) == ({}, {})
 
 
-def test_a_score_s_name_is_no_selection_s(monkeypatch):
+@pytest.mark.parametrize("system", [experiment, loss_prediction, pseudo_labels])
+def test_a_score_s_name_is_no_selection_s(system, monkeypatch):
     monkeypatch.setitem(SELECTIONS, "entropy", SELECTIONS["flqmi"])
     with pytest.raises(UserError, match="entropy is a score and a selection"):
-        experiment.check(load_settings("smoke"))
+        system.check(load_settings("smoke"))
 
 
 def test_a_method_of_a_study_that_there_is_not_is_named_before_anything_is_trained():

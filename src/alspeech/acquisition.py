@@ -285,6 +285,9 @@ IN_TURN = ("random_clusters", "oracle_groups")
 
 
 def check_strategies(names, others=()) -> None:
-    """Raise ``UserError`` for a name that is not in ``ACQUISITIONS``, nor among some others."""
+    """Raise ``UserError`` for a name that is not in ``ACQUISITIONS``, nor among some ``others``
+    (selections), and where one of these has a score's name."""
+    for name in set(others) & set(ACQUISITIONS):
+        raise UserError(f"{name} is a score and a selection: give one of them another name")
     for name in names:
         one_of("strategy", name, (*ACQUISITIONS, *others))

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from . import embeddings, tables, together
-from .acquisition import ACQUISITIONS, IN_TURN, ORACLES, check_strategies, uniform
+from .acquisition import IN_TURN, ORACLES, check_strategies, uniform
 from .claims import claims
 from .devices import device
 from .model import DeepSpeech2
@@ -430,8 +430,6 @@ def all_scores(settings: Settings) -> dict[tuple, Path]:
 def check(settings: Settings) -> str:
     """Prepare the corpus of every scenario and say, for a person to read, what came of it."""
     check_strategies(settings.strategies, SELECTIONS)
-    for name in set(SELECTIONS) & set(ACQUISITIONS):
-        raise UserError(f"{name} is a score and a selection: give one of them another name")
     for name in set(settings.strategies) & set(SELECTIONS):
         selection_options(settings.selection, name, 0)
     told = {name: corpus.check(settings.on(name)) for name in settings.scenarios}
