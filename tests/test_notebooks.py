@@ -64,16 +64,18 @@ except nbformat.ValidationError:
 
 
 def test_a_notebook_is_executed_by_the_command_and_kept(spoken_root):
-    root, path = spoken_root, PAPER[2]  # which trains every cell there is
+    root = spoken_root  # the first of them trains every cell there is
     preset = root / "configs" / "tiny.yaml"  # with fewer of them than elsewhere
-    preset.write_text(preset.read_text().replace("[20, 50]", "[50]").replace("pctc, egl", "egl"))
+    preset.write_text(preset.read_text().replace("[20, 50]", "[50]").replace(", pctc, egl", ""))
     (root / "results").mkdir()
     shutil.copy(REPOSITORY / "results" / "paper_table1.csv", root / "results")
-    done = alspeech(root, "notebook", str(path), "--preset", "tiny", ALSPEECH_JOBS="1")
-    assert done.returncode == 0, done.stderr
-    executed = root / "build" / "synthetic-tiny" / path.name
-    outputs = [output for cell in cells(executed, "code") for output in cell.outputs]
-    assert outputs and not any(output.output_type == "error" for output in outputs)
+    for path in PAPER[2:]:  # and Figure 2 with scores that the preset does not ask for
+        done = alspeech(root, "notebook", str(path), "--preset", "tiny", ALSPEECH_JOBS="1")
+        assert done.returncode == 0, done.stderr
+        executed = root / "build" / "synthetic-tiny" / path.name
+        outputs = [output for cell in cells(executed, "code") for output in cell.outputs]
+        assert outputs and not any(output.output_type == "error" for output in outputs)
+    assert (root / "figures" / "synthetic-tiny" / f"{FIGURES[1]}.png").exists()
     provenance = json.loads((root / "results/synthetic-tiny/provenance.json").read_text())
     assert {"config", "seeds", "versions", "hardware", "commit"} <= set(provenance)
     assert provenance["wall_seconds"] > 0

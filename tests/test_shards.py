@@ -276,6 +276,16 @@ def test_a_plan_of_several_scenarios_has_each_ones_sizes(monkeypatch):
     assert table.loc["scores: oracle_loss", "hours in all"] * 3600 == pytest.approx(2 * sum(pools))
 
 
+def test_a_plan_says_what_it_does_not_know(monkeypatch):
+    settings = dataclasses.replace(load_settings("smoke"), strategies=("random", "d_optimal"))
+    costs = {"update": 2.0, "test": 0.5, "features": 1.0, "prepared": 0.0, "random": 1.0}
+    monkeypatch.setattr(plan, "throughput", lambda *what: costs)
+    monkeypatch.setenv("ALSPEECH_JOBS", "1")
+    told = plan.told(settings)
+    assert "\nnot measured, and not in the sums: first passes, scores: d_optimal\n" in told
+    assert "this machine's 1 core;" in told
+
+
 def test_a_query_of_all_or_by_seconds_keeps_no_transcript_in_memory(tmp_path):
     lines = [{"utt_id": f"u{i}", "split": split, "duration": i + 0.5, "text": "long " * 30}
              for i, split in enumerate(["base", "pool", "test", "pool"])]  # fmt: skip

@@ -315,6 +315,39 @@ def test_evaluation_does_not_depend_on_the_batch_size(store):
 # ---------------------------------------------------------------- score → rank → query
 
 
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda batch: torch.zeros(len(batch), 7), r"mine returned a tensor \[\d+, 7\]: return a"),
+        (lambda batch: torch.zeros(len(batch) - 1), r"mine returned a tensor \[\d+\]: return a"),
+        (lambda batch: torch.zeros(()), r"mine returned a tensor \[\]: return a tensor \[\d+\], a"),
+        (lambda batch: [0.0] * len(batch), "mine returned a list: return a tensor"),
+        (lambda batch: 0.5, "mine returned a float: return a tensor"),
+        (lambda batch: torch.full((len(batch),), math.nan), "mine of .* is NaN: a ranking needs"),
+    ],
+)
+def test_what_is_no_score_is_told_before_anything_is_ranked(store, returned, told, monkeypatch):
+    store, manifest = store
+    monkeypatch.setitem(ACQUISITIONS, "mine", lambda model, batch: returned(batch))
+    with pytest.raises(UserError, match=told):
+        score(DeepSpeech2(TINY, len(ABC)), store, manifest, "mine")
+
+
+def test_a_score_may_be_infinite(store, monkeypatch):
+    store, manifest = store
+    monkeypatch.setitem(ACQUISITIONS, "mine", lambda _, batch: torch.full((len(batch),), math.inf))
+    assert np.isinf(score(DeepSpeech2(TINY, len(ABC)), store, manifest, "mine")).all()
+
+
+def test_a_score_that_asks_for_what_no_run_has_is_told(monkeypatch):
+    settings = load_settings("smoke")
+    monkeypatch.setitem(ACQUISITIONS, "mine", lambda model, batch, seed, heat: None)
+    with pytest.raises(UserError, match="mine asks for 'heat', which has no default: a run has s"):
+        querying.score_options(settings, "mine", 0)
+    monkeypatch.setitem(ACQUISITIONS, "mine", lambda model, batch, seed, heat=1.0: None)
+    assert querying.score_options(settings, "mine", 3) == {"seed": 3}
+
+
 def test_ranks_start_at_the_highest_score_and_ties_go_by_id():
     scores = pd.Series({"c": 1.0, "a": 1.0, "b": 5.0})
     assert rank(scores).to_dict() == {"b": 0, "a": 1, "c": 2}

@@ -102,6 +102,8 @@ def main() -> int:
     module = modules.get(options.command, SYSTEMS[options.system])
     work = importlib.import_module(f".{module}", __package__)
     signal.signal(signal.SIGINT, _interrupt)
+    if options.command == "run":
+        log.unlink(missing_ok=True)  # what went wrong another time
     try:
         if options.command == "data":
             corpus, folder = work.get(options.corpus, options.subset)

@@ -430,8 +430,11 @@ def all_scores(settings: Settings) -> dict[tuple, Path]:
 def check(settings: Settings) -> str:
     """Prepare the corpus of every scenario and say, for a person to read, what came of it."""
     check_strategies(settings.strategies, SELECTIONS)
-    for name in set(settings.strategies) & set(SELECTIONS):
-        selection_options(settings.selection, name, 0)
+    for name in settings.strategies:
+        if name in SELECTIONS:
+            selection_options(settings.selection, name, 0)
+        else:
+            score_options(settings, name, 0)
     told = {name: corpus.check(settings.on(name)) for name in settings.scenarios}
     return "\n\n".join(f"{name}: {text}" for name, text in told.items())
 
@@ -440,23 +443,28 @@ MEASURES = ("macro_wer", "wer", "unseen_wer", "cer", "ctc")  # the first is the 
 COLUMNS = ("kind", "accent", "speaker", "snr_db", "duration", "text")  # of the pool, in scores.csv
 
 
+def scores(settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
+    """Every strategy's scores of the pool, a row a seed and utterance, and the folders that they
+    lie in."""
+    data, found = corpus.prepare(settings), all_scores(settings)
+    several, seeds = settings.strategies, range(settings.seeds)
+    by_seed = {s: [read_scores(found[name, s]) for name in several] for s in seeds}
+    about = dict.fromkeys((*COLUMNS, data.group))
+    return tables.scores(data, about, by_seed), list(found.values())
+
+
 def in_scenario(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[Path]]:
     """The tables of one scenario, and the folders that they are made of: ``error_curves`` (a row a
-    cell), ``scores`` (a row a seed and utterance), ``cell_errors`` (a row a cell and test speaker).
-    """
-    data, scored, cells = corpus.prepare(settings), all_scores(settings), grid(settings)
+    cell), ``scores`` (:func:`scores`), ``cell_errors`` (a row a cell and test speaker)."""
+    data, (scored, folders), cells = corpus.prepare(settings), scores(settings), grid(settings)
     trained = in_parallel(cell, settings, cells, f"{settings.scenario}: cells")
     bought = [queried(settings, *what) for what in cells]
-    strategies, seeds = settings.strategies, range(settings.seeds)
-    by_seed = {s: [read_scores(scored[name, s]) for name in strategies] for s in seeds}
-    found = {
-        "error_curves": tables.error_curves(settings, data, cells, bought, trained, strategies),
-        "scores": tables.scores(data, dict.fromkeys((*COLUMNS, data.group)), by_seed),
-        "cell_errors": tables.cell_errors(settings, data, cells, trained),
-    }
+    curves = tables.error_curves(settings, data, cells, bought, trained, settings.strategies)
+    errors = tables.cell_errors(settings, data, cells, trained)
+    found = {"error_curves": curves, "scores": scored, "cell_errors": errors}
     for table in found.values():
         table.insert(0, "scenario", settings.scenario)
-    return found, [*trained, *scored.values()]
+    return found, [*trained, *folders]
 
 
 def run(settings: Settings) -> SimpleNamespace:

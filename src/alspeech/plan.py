@@ -285,12 +285,14 @@ def told(settings: Settings) -> str:
     lines = table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}")
     asked = len(settings.strategies) * len(amounts(settings))
     shared = cores() if not on_a_gpu() else 1  # without an engine one GPU is used
-    where = f"this machine's {shared} cores" if not on_a_gpu() else "one GPU"
+    where = f"this machine's {shared} core{'s' * (shared > 1)}" if not on_a_gpu() else "one GPU"
+    unknown = ", ".join(table["step"].iloc[:-1][table["hours"].iloc[:-1].isna()])
+    unknown = f"not measured, and not in the sums: {unknown}\n" if unknown else ""
     return (
         f"{lines}\nhours of {unit}; memory and disk in GiB, memory of one process\n"
-        f"{settings.corpus}: {known} utterances; {len(grid(settings)) * len(settings.scenarios)} "
-        f"cells: {asked} queries and two ends, {settings.seeds} seeds, "
-        f"{len(settings.scenarios)} scenarios\n"
+        f"{unknown}{settings.corpus}: {known} utterances; "
+        f"{len(grid(settings)) * len(settings.scenarios)} cells: {asked} queries and two ends, "
+        f"{settings.seeds} seeds, {len(settings.scenarios)} scenarios\n"
         f"{hours / shared:.3g} hours on {where}; with one for every task at "
         f"once {longest:.3g} (measured in {time.perf_counter() - begun:.0f} s)"
     )

@@ -12,7 +12,7 @@ from .acquisition import ACQUISITIONS, IN_TURN, ORACLES, cluster, embedding, in_
 from .speech.features import FeatureStore
 from .speech.text import Alphabet, unusable
 from .workshop.config import Settings
-from .workshop.errors import UserError, one_of
+from .workshop.errors import UserError, cut, one_of
 from .workshop.store import Checkpoint
 
 BASE, ALL = "base", "all"  # the strategies that query nothing and everything
@@ -30,6 +30,10 @@ def score_options(settings: Settings, strategy: str, seed: int) -> dict:
         "target": settings.loss_prediction.target,
     }
     taken = inspect.signature(ACQUISITIONS[strategy]).parameters
+    for name, taking in list(taken.items())[2:]:
+        if name not in offered and taking.default is taking.empty:
+            raise UserError(f"score {strategy} asks for '{cut(name)}', which has no default: a run "
+                            f"has {', '.join(offered)}")  # fmt: skip
     return {name: value for name, value in offered.items() if name in taken}
 
 
@@ -51,7 +55,11 @@ def score(
     ``group`` is the manifest's column that the oracle of rare groups reads. With a ``checkpoint``
     an interrupted call goes on from the last batch that was saved.
     """
-    function, known, encode = ACQUISITIONS[strategy], pool, None
+    known, encode = pool, None
+
+    def function(model, batch, **options):
+        return _numbers(strategy, ACQUISITIONS[strategy](model, batch, **options), batch.utt_ids)
+
     if strategy in ORACLES and strategy not in IN_TURN:
         known = pool[[unusable(row, alphabet) is None for row in pool.itertuples()]]
         encode = alphabet.encode
@@ -67,6 +75,21 @@ def score(
             groups = pool[group] if group else pd.Series("all", pool.index)
         found[:] = in_turn(groups, found).numpy()
     return found
+
+
+def _numbers(strategy: str, scores, utt_ids: tuple[str, ...]) -> torch.Tensor:
+    """The scores, if they are one number an utterance. Raises ``UserError`` for what else a
+    function may have returned."""
+    wanted = f"a tensor [{len(utt_ids)}], a number for each utterance of the batch"
+    if not torch.is_tensor(scores):
+        raise UserError(f"score {strategy} returned a {type(scores).__name__}: return {wanted}")
+    if scores.shape != (len(utt_ids),):
+        shape = list(scores.shape)
+        raise UserError(f"score {strategy} returned a tensor {shape}: return {wanted}")
+    for number in scores.isnan().nonzero()[:1, 0]:
+        raise UserError(f"score {strategy} of {cut(utt_ids[number])} is NaN: a ranking needs a "
+                        "number (infinity is one)")  # fmt: skip
+    return scores
 
 
 def _by_batch(

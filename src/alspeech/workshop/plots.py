@@ -77,13 +77,13 @@ def _curves(ax: Axes, lines, metric: str, x="query_percent", apart=0.5, scale=1)
         bars.moved = offset  # a figure's text tells where they belong
 
 
-def _bound(ax: Axes, y: float, text: str, written: bool = True) -> None:
+def _bound(ax: Axes, y: float, text: str, written: bool = True, va: str = "bottom") -> None:
     """A dashed line, and what it is at its right end."""
     ax.axhline(y, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0, gid=text)
     if written:
         right = ax.get_xlim()[1]
         ax.text(
-            right, y, f"{text} ", ha="right", va="bottom", fontsize=7, color="0.35", zorder=0
+            right, y, f"{text} ", ha="right", va=va, fontsize=7, color="0.35", zorder=0
         )  # fmt: skip
 
 
@@ -106,8 +106,10 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     _curves(ax, lines, metric, x, 0.5 if percents else 0, 60 if short else 1)
     if percents:
         ax.set(xticks=sorted(places.unique()), xlim=(places.min() - 3, places.max() + 3))
-    for strategy, label in (("base", "base data alone"), ("all", "all of the pool")):
-        _bound(ax, curves.loc[curves["strategy"] == strategy, metric].mean(), label)
+    ends = {"base": "base data alone", "all": "all of the pool"}
+    means = curves[curves["strategy"].isin(ends)].groupby("strategy")[metric].mean().sort_values()
+    for place, (strategy, y) in enumerate(means.items()):  # the lower one's name is below its line
+        _bound(ax, y, ends[strategy], va="bottom" if place else "top")
     unit = "minutes" if short else "hours"
     xlabel = "pool queried (%)" if percents else f"audio queried ({unit})"
     ax.set(xlabel=xlabel, ylabel=METRIC_LABEL[metric])
