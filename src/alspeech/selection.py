@@ -433,7 +433,8 @@ def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tupl
         x: getattr(config, x) for x in ("ridge", "per_second", "reach", "smooth", "eta", "beta")
     }
     if config.target == "none" and needs_target(strategy):
-        raise UserError(f"strategy {strategy} needs a target, and selection: target is none")
+        raise UserError(f"strategy {strategy} needs a target, and selection: target is none: "
+                        "say validation, test, pool or a folder, or leave it out")  # fmt: skip
     taken = inspect.signature(SELECTIONS[strategy]).parameters
     offered = (splits, {"seed": seed} | options)
     for name, parameter in [*taken.items()][2:]:

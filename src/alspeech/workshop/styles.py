@@ -61,7 +61,7 @@ METHOD_STYLE = {
 }
 
 # of a method that has none: drawn by its name's letters, so that two are seldom alike
-COLOURS, MARKERS = ("#666666", "#56B4E9", "#E69F00", "#009E73", "#882255"), ("8", "H", "d", "p")
+COLOURS, MARKERS = ("#666666", "#56B4E9", "#E69F00", "#999933", "#882255"), ("8", "H", "d", "p")
 DASHES = tuple((0, (5, 2, *[1, 2] * dots)) for dots in (1, 2, 3, 4))
 
 
