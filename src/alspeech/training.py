@@ -110,7 +110,7 @@ def fit(
 
     The learning rate rises to ``rate`` and falls to zero (one cycle). The model ends in evaluation
     mode, with the mean of its weights and of its batch norms' statistics over the last
-    ``config.average`` of the updates (Izmailov et al. 2018), which varies less than the last ones.
+    ``config.average`` of the updates (Izmailov et al. 2018).
     No validation loss decides anything, so that what is compared has been trained alike. The first
     pass takes the shortest utterances first (SortaGrad, Amodei et al. 2016). ``seed`` fixes order
     and masks. ``objective(model, batch, device, progress)`` gives the loss to minimise, the CTC
