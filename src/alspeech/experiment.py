@@ -443,7 +443,7 @@ MEASURES = ("macro_wer", "wer", "unseen_wer", "cer", "ctc")  # the first is the 
 COLUMNS = ("kind", "accent", "speaker", "snr_db", "duration", "text")  # of the pool, in scores.csv
 
 
-def scores(settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
+def score_table(settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
     """Every strategy's scores of the pool, a row a seed and utterance, and the folders that they
     lie in."""
     data, found = corpus.prepare(settings), all_scores(settings)
@@ -455,8 +455,9 @@ def scores(settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
 
 def in_scenario(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[Path]]:
     """The tables of one scenario, and the folders that they are made of: ``error_curves`` (a row a
-    cell), ``scores`` (:func:`scores`), ``cell_errors`` (a row a cell and test speaker)."""
-    data, (scored, folders), cells = corpus.prepare(settings), scores(settings), grid(settings)
+    cell), ``scores`` (:func:`score_table`), ``cell_errors`` (a row a cell and test speaker)."""
+    data, (scored, folders) = corpus.prepare(settings), score_table(settings)
+    cells = grid(settings)
     trained = in_parallel(cell, settings, cells, f"{settings.scenario}: cells")
     bought = [queried(settings, *what) for what in cells]
     curves = tables.error_curves(settings, data, cells, bought, trained, settings.strategies)
