@@ -78,6 +78,12 @@ def test_ours_is_held_against_each_of_theirs_in_every_scenario_and_wins_only_aga
     shown, text = sequel.ours_and_theirs(by), sequel.won(by)
     rows = [line for line in shown.splitlines() if line.startswith("| Fisher")]
     assert len(rows) == 9 and all(row.count("[") == 2 for row in rows)
+    lost = [
+        f"{what[2:]} in {place}" for what, *told in (row.split(" | ") for row in rows)
+        for place, one in zip(("*even*", "*junk*"), told, strict=True) if ", worse" in one
+    ]  # fmt: skip
+    assert lost and text.count("worse: ") == len(lost)  # each is named
+    assert all(f"; worse: {one}" in text for one in lost)
     assert "Of these 18 differences" in text and "Fisher ratio, near − Fisher ratio |" in shown
     own, near = text.split("\n\n- ")[1:]
     assert "in *even*. Against random: *even* better; *junk* worse." in own

@@ -346,6 +346,8 @@ def test_a_score_that_asks_for_what_no_run_has_is_told(monkeypatch):
         querying.score_options(settings, "mine", 0)
     monkeypatch.setitem(ACQUISITIONS, "mine", lambda model, batch, seed, heat=1.0: None)
     assert querying.score_options(settings, "mine", 3) == {"seed": 3}
+    monkeypatch.setitem(ACQUISITIONS, "mine", lambda model, batch, *_, **more: None)
+    assert querying.score_options(settings, "mine", 3) == {}
 
 
 def test_ranks_start_at_the_highest_score_and_ties_go_by_id():

@@ -16,6 +16,7 @@ To add a function: write it here, enter it in ``ACQUISITIONS``, and give it a li
 from __future__ import annotations
 
 import hashlib
+import inspect
 from functools import partial
 
 import numpy as np
@@ -282,6 +283,13 @@ ORACLES = tuple(name for name in ACQUISITIONS if name.startswith("oracle_"))
 # the scores are keys, by which utterances are taken in turn from each cluster of the recogniser's
 # embeddings, or from each group of the scenario, the rare ones, too
 IN_TURN = ("random_clusters", "oracle_groups")
+
+
+def needed(function) -> list[str]:
+    """What a score or a selection asks for beside its first two arguments, and has no default."""
+    named = list(inspect.signature(function).parameters.values())[2:]
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [x.name for x in named if x.kind not in several and x.default is x.empty]
 
 
 def check_strategies(names, others=()) -> None:

@@ -42,7 +42,7 @@ def directions_study(model, batches, labelings: int, counts) -> tuple[pd.DataFra
         calls = {"exact": partial(egl, batch, method="exact")}
         calls |= {R: partial(egl, batch, directions=R) for R in counts}
         calls["plain"] = partial(plain_egl, model, batch.features[:1], hypotheses)
-        scores = {R: calls[R]() for R in counts}  # a warm-up; what takes long needs none
+        scores = {R: calls[R]() for R in counts}  # as a warm-up; what takes long needs none
         for name, call in calls.items():
             begun = time.perf_counter()
             scores[name], size = call(), 1 if name == "plain" else len(batch)

@@ -277,6 +277,8 @@ def told(settings: Settings) -> str:
     known = ", ".join(f"{count} {name}" for name, (count, _) in sized.items())
     hours = table["hours in all"].sum()
     longest = table.groupby(table["step"].str.partition(":")[0], sort=False)["hours"].max().sum()
+    unknown = ", ".join(table.loc[table["hours"].isna(), "step"])
+    unknown = f"not measured, and not in the sums: {unknown}\n" if unknown else ""
     total = {
         "step": "all", "tasks": table["tasks"].sum(), "hours in all": hours,
         "memory": table["memory"].max(), "disk in all": table["disk in all"].sum(),
@@ -286,8 +288,6 @@ def told(settings: Settings) -> str:
     asked = len(settings.strategies) * len(amounts(settings))
     shared = cores() if not on_a_gpu() else 1  # without an engine one GPU is used
     where = f"this machine's {shared} core{'s' * (shared > 1)}" if not on_a_gpu() else "one GPU"
-    unknown = ", ".join(table["step"].iloc[:-1][table["hours"].iloc[:-1].isna()])
-    unknown = f"not measured, and not in the sums: {unknown}\n" if unknown else ""
     return (
         f"{lines}\nhours of {unit}; memory and disk in GiB, memory of one process\n"
         f"{unknown}{settings.corpus}: {known} utterances; "

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .acquisition import ACQUISITIONS, IN_TURN, ORACLES, cluster, embedding, in_turn
+from .acquisition import ACQUISITIONS, IN_TURN, ORACLES, cluster, embedding, in_turn, needed
 from .speech.features import FeatureStore
 from .speech.text import Alphabet, unusable
 from .workshop.config import Settings
@@ -30,8 +30,8 @@ def score_options(settings: Settings, strategy: str, seed: int) -> dict:
         "target": settings.loss_prediction.target,
     }
     taken = inspect.signature(ACQUISITIONS[strategy]).parameters
-    for name, taking in list(taken.items())[2:]:
-        if name not in offered and taking.default is taking.empty:
+    for name in needed(ACQUISITIONS[strategy]):
+        if name not in offered:
             raise UserError(f"score {strategy} asks for '{cut(name)}', which has no default: a run "
                             f"has {', '.join(offered)}")  # fmt: skip
     return {name: value for name, value in offered.items() if name in taken}

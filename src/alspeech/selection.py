@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .acquisition import cluster, in_turn, uniform
+from .acquisition import cluster, in_turn, needed, uniform
 from .embeddings import Candidates
 from .likeness import log_density_ratio
 from .workshop.config import SPLITS, SelectionConfig
@@ -415,8 +415,7 @@ SELECTIONS = {
 
 def needs_target(strategy: str) -> bool:
     """Can a selection not do without a target? One that can has a default for it."""
-    target = inspect.signature(SELECTIONS[strategy]).parameters.get("target")
-    return target is not None and target.default is inspect.Parameter.empty
+    return "target" in needed(SELECTIONS[strategy])
 
 
 def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tuple[dict, dict]:
@@ -437,9 +436,8 @@ def selection_options(config: SelectionConfig, strategy: str, seed: int) -> tupl
                         "say validation, test, pool or a folder, or leave it out")  # fmt: skip
     taken = inspect.signature(SELECTIONS[strategy]).parameters
     offered = (splits, {"seed": seed} | options)
-    for name, parameter in [*taken.items()][2:]:
-        asked = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if asked and parameter.default is parameter.empty and name not in splits | offered[1]:
+    for name in needed(SELECTIONS[strategy]):
+        if name not in splits | offered[1]:
             raise UserError(
                 f"selection {strategy} asks for {cut(name)}: after candidates and amount it can "
                 f"have {', '.join(splits | offered[1])}"

@@ -29,7 +29,7 @@ from .findings import (
 )  # fmt: skip
 from .lessons import in_rounds, in_scenarios
 from .querying import ALL, BASE
-from .statistics import MARGIN, interval, methods_of, spearman
+from .statistics import MARGIN, WORSE, interval, methods_of, spearman
 from .workshop.config import load_settings
 
 PREDICTORS = {
@@ -195,6 +195,8 @@ def won(by: pd.DataFrame) -> str:
         )
     count = by["verdict"].value_counts()
     told = listed(f"{n} *{verdict}*" for verdict, n in count.items())
+    lost = [(x, y, s) for s, x, y in by.index[by["verdict"] == WORSE]]
+    told += "".join(f"; worse: {label(x)} − {label(y)} in {name(s)}" for x, y, s in lost)
     return "\n\n".join([f"Of these {count.sum()} differences {told}.", *said])
 
 
