@@ -98,7 +98,7 @@ def part_of(event) -> str:
 def test_rows(model, data) -> list[dict]:
     """Milliseconds an utterance of the test, and of its forward passes."""
     test = data.split("test")[:TESTED]
-    batches = list(data.store.batches(test, 32))
+    batches = list(data.store.batches(test, 64))
 
     def forward():
         with torch.no_grad(), autocast("cpu"):

@@ -115,7 +115,6 @@ def autograd() -> dict:
         found = n_best(logits.log_softmax(-1), K)
         g = labelings_gradients(logits.log_softmax(-1), found.labels, found.lengths)[0]
         ours = lambda: Tape(other, features).squared_norms(g[None])[0]  # noqa: B023, E731
-        ours_ms = median_ms(ours, 1)
         truth = AUTOGRAD["one by one"](other, features, g)
         assert torch.allclose(ours(), truth, rtol=1e-3)
         for name, form in AUTOGRAD.items():
@@ -123,42 +122,41 @@ def autograd() -> dict:
                 warnings.simplefilter("ignore")  # of missing batching rules
                 call = lambda: form(other, features, g)  # noqa: B023, E731
                 assert torch.allclose(call(), truth, rtol=1e-3), name
-                rows.append(row(f"{kind}: all {K} norms of one utterance, against autograd, {name}",
-                                ours_ms, median_ms(call, 1)))  # fmt: skip
+                ms = medians_ms({"ours": (ours, 1), "theirs": (call, 1)})
+            rows.append(
+                row(f"{kind}: all {K} norms of one utterance, against autograd, {name}", **ms)
+            )
     return {"rows": rows}
 
 
-def ms_and_mass(log_probs: torch.Tensor, beam: int = K) -> tuple[float, float]:
-    """Milliseconds an utterance and the mean mass of our ``K`` best of a beam."""
-    milliseconds = median_ms(lambda: n_best(log_probs, K, beam), len(log_probs))
-    return milliseconds, n_best(log_probs, K, beam).mass().mean().item()
-
-
 def beam() -> dict:
-    """Our search with the rival's beam: no less mass, and how much faster."""
+    """Our search with the rival's beam: no less mass, and how much faster. They take turns, but for
+    pyctcdecode, which is in a process of its own."""
     model, batches = pool_batches()
     batch = max(batches, key=len)
+    size = len(batch)
     with torch.no_grad():
         log_probs = model(batch.features).log_softmax(-1)
-    rivals = {}
+    search = lambda width: partial(n_best, log_probs, K, width)  # noqa: E731
+    found = []  # name of the rival, width of the beam, milliseconds of both, its labelings
     for name, options in FLASHLIGHT.items():
         decode = flashlight(*options)
         if decode is None:
             print("flashlight-text is not installed: its rows are left out (see the Makefile)")
             break
-        milliseconds = median_ms(lambda: decode(log_probs), len(batch))  # noqa: B023
-        rivals[f"flashlight, {name}"] = options[0], milliseconds, decode(log_probs)
+        calls = {"ours": (search(options[0]), size), "theirs": (partial(decode, log_probs), size)}
+        found.append((f"flashlight, {name}", options[0], medians_ms(calls), decode(log_probs)))
     for name, (seconds, labelings) in pyctcdecode(log_probs).items():
-        rivals[f"pyctcdecode, {name}"] = K, 1e3 * seconds / len(batch), labelings
+        ms = {"ours": median_ms(search(K), size), "theirs": 1e3 * seconds / size}
+        found.append((f"pyctcdecode, {name}", K, ms, labelings))
     rows = []
-    for name, (width, milliseconds, labelings) in rivals.items():
-        ours_ms, ours_mass = ms_and_mass(log_probs, width)
-        mass = rescored(log_probs, labelings).mass().mean().item()
+    for name, width, ms, labelings in found:
+        masses = n_best(log_probs, K, width), rescored(log_probs, labelings)
         rows += [
-            row(f"{K} best, beam {width}, against {name}", ours_ms, milliseconds),
-            row("    mean mass of the beams", ours_mass, mass, "of 1"),
+            row(f"{K} best, beam {width}, against {name}", **ms),
+            row("    mean mass of the beams", *(x.mass().mean().item() for x in masses), "of 1"),
         ]
-    return {"rows": rows or [row(f"{K} best, beam {K}", ms_and_mass(log_probs)[0])]}
+    return {"rows": rows or [row(f"{K} best, beam {K}", median_ms(search(K), size))]}
 
 
 class Batches:

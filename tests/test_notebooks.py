@@ -153,6 +153,8 @@ def write_notebook(path, *sources):
 @pytest.mark.parametrize("source, reason", [
     ("import os; os.kill(os.getpid(), 9)", "the kernel died"),
     ("1 / 0", "ZeroDivisionError: division by zero"),
+    # one beside another: a thread each, unless told otherwise
+    ("import torch; raise ValueError(torch.get_num_threads())", "ValueError: 1"),
 ])  # fmt: skip
 def test_a_failing_notebook_is_one_line_with_notebook_cell_and_log(root, source, reason):
     path = write_notebook(root / "bad.ipynb", "x = 1", source)

@@ -10,7 +10,7 @@ import pytest
 
 from alspeech.workshop import engines, steps, store
 from alspeech.workshop.config import ModelConfig, Settings
-from alspeech.workshop.processes import cores
+from alspeech.workshop.processes import cores, end_workers
 from alspeech.workshop.steps import Step, in_parallel
 from alspeech.workshop.store import Checkpoint
 
@@ -76,6 +76,19 @@ def test_as_many_processes_as_there_are_cores_and_something_to_do(
     make = lambda settings, n: Step(f"step-{n}", lambda folder: {"n": n})  # noqa: E731
     folders = in_parallel(make, None, [(n,) for n in range(tasks)], "steps")
     assert asked == [processes] and len(set(folders)) == tasks
+
+
+def test_workers_that_have_nothing_left_to_do_are_ended_and_others_start_when_there_is():
+    ids = lambda: set(joblib.Parallel(n_jobs=2)(joblib.delayed(os.getpid)() for _ in range(4)))  # noqa: E731
+    found = ids()
+    assert os.getpid() not in found
+    end_workers()
+    for pid in found:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert found.isdisjoint(ids())
+    end_workers()
+    end_workers()  # there are none
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binds a process to a core")

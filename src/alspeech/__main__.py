@@ -70,7 +70,7 @@ def main() -> int:
     from .workshop import engines
     from .workshop.config import ROOT, load_settings, run_name
     from .workshop.errors import Detached, UserError, explain
-    from .workshop.processes import cores, sharing, use_device
+    from .workshop.processes import cores, end_workers, sharing, use_device
     from .workshop.store import checkpoint_seconds
 
     words = (options.preset, options.corpus, options.data, options.scenario, options.target)
@@ -149,6 +149,7 @@ def main() -> int:
             print(work.check(settings), flush=True)
             print(f"tables in {work.run(settings).folder.relative_to(ROOT)}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done, only Python has to end
+        end_workers()
     except KeyboardInterrupt:
         return _interrupted()
     except Detached as told:

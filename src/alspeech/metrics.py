@@ -53,7 +53,7 @@ def log_losses(losses: Tensor, labels) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    model, store: FeatureStore, utterances: pd.DataFrame, alphabet: Alphabet, batch: int = 32,
+    model, store: FeatureStore, utterances: pd.DataFrame, alphabet: Alphabet, batch: int = 64,
     known: frozenset | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Decode every utterance by its best path.

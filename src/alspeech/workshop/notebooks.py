@@ -33,6 +33,9 @@ def execute(notebook: str, settings: Settings) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=log, filemode="w", level=logging.INFO, force=True)
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the kernel warns on every start
+    # make runs two at a time: threads of one would wait for those of the other. What takes long is
+    # done by workers (steps.py)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     parameters = {"preset": settings.preset, "corpus": settings.corpus, "data": settings.data}
     parameters["scenario"] = settings.scenario if settings.named else ""
     if settings.aimed:  # only those that look at selections have this parameter

@@ -12,7 +12,7 @@ import threading
 import time
 
 import joblib
-from joblib.externals.loky import process_executor
+from joblib.externals.loky import process_executor, reusable_executor
 
 from .errors import UserError, cut
 
@@ -112,6 +112,13 @@ def interrupts_held():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers() -> None:
+    """End joblib's workers, which have nothing left to do: asked to leave, they would unload torch
+    first, for one or two seconds. (joblib itself only ever asks.)"""
+    if reusable_executor._executor is not None:
+        reusable_executor._executor.shutdown(wait=True, kill_workers=True)
 
 
 def end_with_parent(parent: int) -> None:
