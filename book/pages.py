@@ -148,11 +148,13 @@ def claims(run: str) -> str:
     for row in findings.table(run, "claims").to_dict("records"):
         known = row["value"] == row["value"]
         shown = findings.spread(row["value"], row["low"], row["high"], 2) if known else ""
+        shown += f", {100 * row['level']:.0f} %" * known
         unit = findings.UNITS.get(row["metric"], "")
         what = f"{row['compared']}, {unit}" if known and unit else ""
         rows.append([row["text"], findings.name(row["scenario"]), f"**{row['decision']}**",
                      what, shown])  # fmt: skip
-    return findings.markdown(["the paper", "scenario", "", "compared", "95 % interval"], rows, 9)
+    header = ["the paper", "scenario", "", "compared", "interval and its level"]
+    return findings.markdown(header, rows, 9)
 
 
 # ---------------------------------------------------------------- the package

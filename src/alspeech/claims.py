@@ -38,9 +38,9 @@ from .statistics import (
 
 CLAIMS = {  # Huang et al. 2016: abstract, Figures 1 and 2, Table 1
     "a": "entropy, pCTC and EGL beat random",
-    "b": "EGL's curve is steeper than those of entropy and pCTC",
+    "b": "EGL does better than entropy and pCTC",
     "c": "pCTC and entropy do equally well",
-    "d": "EGL's ranking is not that of entropy",
+    "d": "EGL's ranking is uncorrelated with that of entropy",
     "e": "EGL needs half the labels to do as well as random",
 }
 HOLDS, FAILS = "holds", "does not"  # and OPEN

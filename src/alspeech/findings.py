@@ -267,9 +267,10 @@ def runs() -> str:
         took = f"{found['process_seconds'] / 60:.0f} min"
         links = [f"[{name}]({run}/{name})" for name in names.split()]
         figures = f" ([figures](../figures/{run}))" if (ROOT / "figures" / run).is_dir() else ""
+        dirty = ", of a working tree with uncommitted changes" * found["uncommitted_changes"]
         rows.append([
             what + figures, f"`{made}`", often, took, ", ".join(links),
-            f"[provenance]({run}/provenance{system}.json)",
+            f"[provenance]({run}/provenance{system}.json){dirty}",
         ])  # fmt: skip
     return markdown(["run", "made by", "seeds", "one core takes", "tables", "comes from"], rows, 9)
 

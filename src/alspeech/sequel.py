@@ -205,7 +205,8 @@ def sequel_() -> str:
     curves = table(SEQUEL, "error_curves")
     by = held(curves)
     return "\n\n".join([
-        f"{_what_ran()} Macro WER, means over seeds:", means(curves), ours_and_theirs(by), won(by)
+        f"{_what_ran()} Macro WER, and seconds bought, means over seeds:", means(curves),
+        ours_and_theirs(by), won(by),
     ])  # fmt: skip
 
 
@@ -237,11 +238,15 @@ def _what_ran() -> str:
 
 
 def means(curves: pd.DataFrame) -> str:
-    """Macro WER of every cell, the base data alone and all labels among them, by scenario."""
+    """Macro WER of every cell, the base data alone and all labels among them, by scenario, with the
+    seconds of audio that were bought."""
     cells = ["strategy", "query_percent"]
-    by = curves.groupby([*cells, "scenario"], sort=False)[METRIC].mean().unstack(sort=False)
+    grouped = curves.groupby([*cells, "scenario"], sort=False)[[METRIC, "hours"]].mean()
+    by, hours = (grouped[x].unstack(sort=False) for x in (METRIC, "hours"))
     rows = [
-        [f"{label(x)}, {at(p)} %" if x not in ENDS else ENDS[x], *(f"{y:.1f}" for y in row)]
+        [f"{label(x)}, {at(p)} %" if x not in ENDS else ENDS[x],
+         *(f"{y:.1f}" + f" ({3600 * h:.0f} s)" * (h > 0)
+           for y, h in zip(row, hours.loc[(x, p)], strict=True))]
         for (x, p), row in by.iterrows()
     ]  # fmt: skip
     return markdown(["", *map(name, by.columns)], rows)

@@ -1,7 +1,7 @@
 """What the experiment leaves open, tried once, in its first scenario: how long must a cell be
 trained, does it matter where it begins, and does it pay to query in rounds?
 
-    training.csv    cells trained for a quarter of the updates up to twice as many, and from scratch
+    training.csv    cells trained for fewer updates, as many, and more (`factors`), and from scratch
     rounds.csv      a query in rounds, each by the model of the round before, and in one batch
 
 Sequential queries are what Huang et al. (2016, § 5) leave to future work. Both ways of querying end
