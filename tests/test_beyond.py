@@ -13,6 +13,7 @@ from alspeech.selection import SELECTIONS
 from alspeech.speech import corpus
 from alspeech.statistics import AREA
 from alspeech.workshop.config import load_settings, presets
+from alspeech.workshop.errors import UserError
 from alspeech.workshop.store import read_csv, write_csv
 
 
@@ -165,6 +166,18 @@ def test_settings_are_tried_in_every_scenario_and_only_of_methods_that_are_compa
     what = ("fisher_ratio", "ridge", 0.1, 0)
     keys = [beyond.variant_scores(settings, x, *what).key for x in settings.scenarios]
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"strategies": ("random", "entropy", "fisher_ratio")}, "strategies: name two at least of egl"),
+    ({"strategies": ("random", "egl", "egl_renormalised")}, "no other setting is tried: name one"),
+])  # fmt: skip
+def test_what_has_nothing_to_be_held_against_is_refused_before_anything_is_trained(changes, said):
+    settings = load_settings("laptop")
+    few = replace(settings, beyond=replace(settings.beyond, **changes))
+    with pytest.raises(UserError, match=said) as error:
+        beyond.check(few)
+    assert "configs/laptop.yaml: beyond: " in str(error.value)
 
 
 def argument_of(order, seeds=4) -> pd.DataFrame:

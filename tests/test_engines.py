@@ -181,7 +181,7 @@ def test_out_of_gpu_memory_is_one_line(capsys, tmp_path):
     error.add_note("base model seed 0")
     assert explain(error, tmp_path / "log") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "base model seed 0: out of GPU memory: halve training: batch" in line
+    assert "base model seed 0: out of GPU memory: end what else holds it" in line
 
 
 # ---------------------------------------------------------------- what waits for what

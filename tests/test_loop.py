@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,8 @@ def test_earlier_recognisers_are_held_against_todays_validation_set(here):
     validation = corpus.prepare(settings).split("validation")
     assert found.errors.shape == (1, len(validation)) and found.words.sum() == len(validation)
     assert stopping.curve(settings, pd.DataFrame(others)).rounds.empty
+    wider = replace(settings, model=replace(settings.model, hidden=settings.model.hidden + 8))
+    assert stopping.curve(wider, pd.DataFrame([row])).rounds.empty
     other = yours.mine(load_settings("voices", "jsonl", str(here / "configs")), "3")
     assert yours.learned(other).empty  # another corpus of the same run's name
 

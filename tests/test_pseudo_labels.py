@@ -480,6 +480,7 @@ def test_a_loss_that_is_not_finite_says_so(speech, tmp_path):
     ("temperature: 0", "temperature is 0: .* greater than 0"),
     ("query_percents: [100]", "query_percents is 100: .* less than 100"),
     ("anchored: [hardest]", "unknown method 'hardest': choose one of supervised"),
+    ("free: [supervised_longer]", "unknown method without labelled steps 'supervised_longer'"),
     ("strategies: [egel]", "unknown strategy 'egel'"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_in_one_line(root, monkeypatch, line, message):
@@ -489,6 +490,14 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(root, monkeypatch, 
     with pytest.raises(UserError, match=message):
         settings = load_settings("tiny")
         pseudo_labels.check_names(settings)
+
+
+def test_a_selection_ranks_as_many_as_are_queried_here_not_in_the_experiment():
+    settings = load_settings("laptop").of("pseudo_labels")
+    here = dataclasses.replace(settings.pseudo_labels, query_percents=(5, 60))
+    settings = dataclasses.replace(settings, pseudo_labels=here)
+    step = pseudo_labels.scores(settings, "fisher_ratio_pool", 0)
+    assert step.given["amount"] == 60 != max(settings.query_percents)
 
 
 def test_a_teacher_that_says_nothing_after_the_warm_up_is_told_in_one_line(

@@ -388,6 +388,12 @@ def test_a_recogniser_from_elsewhere_is_asked_and_nothing_is_trained(home):
     assert len(list(home.glob("build/cells/recogniser-*"))) == 1  # every process means the same
 
 
+def test_before_anything_is_transcribed_a_selection_is_asked(home):
+    record(home / "mine", number=12, labelled=0)
+    rows, _ = query(home, "--budget", "4", "--method", "fisher_ratio_pool")
+    assert len(rows) == 4
+
+
 @pytest.fixture
 def own_modules(home, monkeypatch):
     """Its modules are imported here, by ``anew()`` as in a process of its own."""
@@ -508,6 +514,11 @@ def test_what_is_not_on_the_shortlist_stays_behind_it_in_its_order():
     assert elsewhere.behind(first, small)["c"] == 7.0
     silent = pd.Series(0.0, first.index)
     assert list(elsewhere.behind(silent, full)) == [2, 4, 0, 0, 0]
+    # where the least of the full ones is nothing, the others keep their order, and none ties
+    nothing = pd.Series({"b": 4.0, "e": 0.0}, name="egl")
+    found = elsewhere.behind(first, nothing)
+    assert list(found.sort_values(ascending=False).index) == ["b", "e", "a", "c", "d"]
+    assert found.is_unique
 
 
 def test_a_recogniser_from_elsewhere_scores_a_pool_in_shards_as_in_one(own_modules):

@@ -78,6 +78,17 @@ def test_as_many_processes_as_there_are_cores_and_something_to_do(
     assert asked == [processes] and len(set(folders)) == tasks
 
 
+def test_what_an_exception_came_from_is_told_in_a_line_however_much_a_task_holds():
+    def fail(folder):
+        raise ValueError("no")
+
+    make = lambda settings, texts, seed: Step("x", fail)  # noqa: E731
+    with pytest.raises(ValueError) as error:
+        in_parallel(make, None, [(("text",) * 1000, 0)], "steps")
+    (note,) = error.value.__notes__
+    assert note.startswith("<lambda> ('text'") and note.endswith("… seed 0") and len(note) < 100
+
+
 def test_workers_that_have_nothing_left_to_do_are_ended_and_others_start_when_there_is():
     ids = lambda: set(joblib.Parallel(n_jobs=2)(joblib.delayed(os.getpid)() for _ in range(4)))  # noqa: E731
     found = ids()

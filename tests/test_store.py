@@ -14,7 +14,7 @@ import pytest
 
 from alspeech.workshop import store
 from alspeech.workshop.errors import UserError
-from alspeech.workshop.store import stored, sweep, write_text
+from alspeech.workshop.store import read_csv, stored, sweep, write_text
 
 CONFIG = {"step": "test", "seed": 1}
 
@@ -225,3 +225,10 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert folders(tmp_path) == ["table.csv"] and (tmp_path / "table.csv").read_text() == "old"
     assert stored(tmp_path, "x", CONFIG, big)
+
+
+def test_ids_and_alphabets_are_read_as_they_were_written(tmp_path):
+    (tmp_path / "x.csv").write_text("utt_id,alphabet,wer\n007,0123,1.5\nNA,null,\n")
+    found = read_csv(tmp_path / "x.csv")
+    assert list(found["utt_id"]) == ["007", "NA"] and list(found["alphabet"]) == ["0123", "null"]
+    assert found["wer"].iloc[0] == 1.5 and found["wer"].isna().iloc[1]

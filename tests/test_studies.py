@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -17,6 +18,8 @@ from alspeech import experiment, studies, training
 from alspeech.querying import query, score
 from alspeech.speech import corpus
 from alspeech.workshop import config, provenance, steps
+from alspeech.workshop.config import load_settings
+from alspeech.workshop.errors import UserError
 from alspeech.workshop.store import read_csv
 
 # ---------------------------------------------------------------- cells
@@ -242,3 +245,29 @@ def test_the_power_of_a_run_that_has_not_been_made_is_one_line(root):
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 2 and not done.stdout
     assert line.startswith("error: results/synthetic-tiny/error_curves.csv is missing")
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"longer": ("entropy",)}, "longer: name random"), ({"factors": (0.5, 2.0)}, "factors: name 1"),
+])  # fmt: skip
+def test_what_has_nothing_to_be_held_against_is_refused_before_anything_is_trained(changes, said):
+    settings = load_settings("laptop")
+    few = replace(settings, studies=replace(settings.studies, **changes))
+    with pytest.raises(UserError, match=f"configs/laptop.yaml: studies: {said}"):
+        studies.check(few)
+
+
+def test_a_record_is_of_the_run_that_wrote_the_tables(tmp_path, monkeypatch):
+    """It stays where nothing has changed, and not where the settings have."""
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    step = tmp_path / "step"
+    step.mkdir()
+    (step / "metrics.json").write_text('{"seconds": 3.0}')
+    settings, table = load_settings("laptop"), {"x": pd.DataFrame({"y": [1]})}
+    write = lambda s: provenance.publish(s, table, "provenance", [step], 0.0)  # noqa: E731
+    path = write(settings) / "provenance.json"
+    first = path.read_text()
+    assert write(settings) / "provenance.json" == path and path.read_text() == first
+    write(replace(settings, seeds=2))
+    found = json.loads(path.read_text())
+    assert found["seeds"] == [0, 1] and found["steps"] == 1 and found["process_seconds"] == 3

@@ -123,6 +123,15 @@ def test_an_error_of_one_is_that_error_once_in_workers_too(tmp_path, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_one_that_ends_without_a_word_is_lost(tmp_path):
+    """As when the disk is full, so that what it raised cannot be written down."""
+    assert together._once(functools.partial(ending, together.RAISED), 2, tmp_path) == (True, None)
+
+
+def ending(code: int, folder: Path) -> None:
+    os._exit(code)
+
+
 def interrupting(folder: Path) -> None:
     (folder / "child").write_text(str(os.getpid()))
     os.kill(os.getppid(), signal.SIGINT)

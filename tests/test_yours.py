@@ -262,6 +262,9 @@ def test_transcripts_are_read_in_every_format(home, monkeypatch, name, content, 
     ("x.jsonl", '{"utt_id": "a030", "te', "x.jsonl:1: broken JSON"),
     ("x.json", '[{"id": 3}]', "x.json: task 1: not as Label Studio exports it"),
     ("x.json", "[1]", "x.json: task 1: not as"),
+    *(("x.json", json.dumps([{"data": {"utt_id": key}, "annotations": [
+        {"result": [{"value": {"text": text}}]}]}]), "x.json: task 1: not as")
+      for key, text in ((30, ["yes"]), ("a030", []), ("a030", [3]))),
     ("x.json", json.dumps(STUDIO[1:]), "no transcript in it"),
     ("x.json", json.dumps([STUDIO[0] | {"annotations": STUDIO[0]["annotations"][:1]}]),
      "no transcript in it: was anything written"),  # cancelled

@@ -27,6 +27,7 @@ from .selection import choose, selection_options
 from .speech import corpus
 from .statistics import AREA, MARGIN, holm, judged, paired_difference
 from .workshop.config import Settings
+from .workshop.errors import UserError
 from .workshop.provenance import publish, tidy
 from .workshop.steps import Step, in_parallel
 from .workshop.store import read_csv, write_csv
@@ -163,7 +164,8 @@ def argument(settings: Settings, seed: int) -> Step:
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
-        start = data.split("base").sample(config.labelled, random_state=seed)
+        base = data.split("base")
+        start = base.sample(min(config.labelled, len(base)), random_state=seed)
         pool, test = data.split("pool"), data.split("test")
         target = data.split("validation")
         test = test.sample(min(config.tested, len(test)), random_state=seed)
@@ -215,8 +217,17 @@ def argument(settings: Settings, seed: int) -> Step:
 
 
 def check(settings: Settings) -> str:
-    """:func:`experiment.check`, of what is compared here."""
-    return experiment.check(replace(settings, strategies=settings.beyond.strategies))
+    """:func:`experiment.check`, of what is compared here. Raises ``UserError`` where there is
+    nothing to compare."""
+    named = settings.beyond.strategies
+    where = f"configs/{settings.preset}.yaml: beyond"
+    if len(set(named) & set(LADDER)) < 2:
+        raise UserError(f"{where}: strategies: name two at least of {', '.join(LADDER)}: each is "
+                        "held against the one before")  # fmt: skip
+    if all(setting == AS_IT_IS for _, setting, _ in variants(settings)):
+        raise UserError(f"{where}: no other setting is tried: name one of {', '.join(TRIED)} in "
+                        "strategies, and values of its settings")  # fmt: skip
+    return experiment.check(replace(settings, strategies=named))
 
 
 def run(settings: Settings) -> SimpleNamespace:
@@ -238,7 +249,7 @@ def run(settings: Settings) -> SimpleNamespace:
         (scenario, *what, seed)
         for scenario in settings.scenarios for what in variants(settings) for seed in seeds
     ]  # fmt: skip
-    in_parallel(variant_scores, settings, tasks, "other settings: scores")
+    scored = in_parallel(variant_scores, settings, tasks, "other settings: scores")
     cells = in_parallel(variant, settings, tasks, "other settings: cells")
     found["settings"] = pd.DataFrame([
         studies.row_of(folder, scenario=scenario, strategy=strategy, setting=setting,
@@ -253,6 +264,6 @@ def run(settings: Settings) -> SimpleNamespace:
         for folder, (seed,) in zip(argued, tasks, strict=True)
     ], ignore_index=True)  # fmt: skip
     tables = {f"beyond_{name}": table for name, table in found.items()}
-    steps = [*folders, *cells, *legs, *argued]
+    steps = [*folders, *scored, *cells, *legs, *argued]
     folder = publish(settings, tables, "provenance_beyond", steps, begun)
     return SimpleNamespace(folder=folder, scores=main["scores"], **found)

@@ -164,7 +164,8 @@ def first_pass(
     model, store: FeatureStore, utterances: pd.DataFrame, folder: Path | None = None,
     batch: int = 32, **options,
 ) -> Candidates:  # fmt: skip
-    """:func:`embed` of all utterances. Their transcripts are not looked at.
+    """:func:`embed` of all utterances, of which there is one at least. Their transcripts are not
+    looked at.
 
     With a ``folder``, an interrupted call goes on from the parts that it has left there.
     """
@@ -186,11 +187,6 @@ def first_pass(
             parts[-1].save(buffer)
             write_bytes(folder / f"part-{len(parts):05d}", buffer.getvalue())
             fresh, clock = [], Checkpoint(folder)
-    if not parts and not fresh:  # what a silent one would leave, without it
-        silent = Batch(("",), torch.zeros(1, 64, store[next(iter(store.frames))].shape[1])).to(
-            device
-        )
-        return _looked_at(model, silent, np.ones(1), options).rows([])
     return Candidates.joined([*parts, *fresh])
 
 

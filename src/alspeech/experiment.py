@@ -52,17 +52,11 @@ def base_model(settings: Settings, seed: int) -> Step:
     start = [base_model(_started(settings), seed)] if settings.start else []
 
     def compute(folder: Path) -> dict:
-        data = corpus.prepare(settings)
-        model = new_model(settings, seed)
-        metrics = train_and_test(
-            folder, data, model, data.split("base"), config, seed=seed,
-            updates=config.base_updates, rate=config.base_rate,
-        )  # fmt: skip
-        write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
-        return metrics
+        return _train_base(settings, seed, None, folder)
 
-    def shared(folder: Path) -> dict:
-        return together.spread(functools.partial(_base_part, settings, seed), processes, folder)
+    def shared(folder: Path) -> dict:  # by several processes, which share every batch
+        part = functools.partial(_train_base, settings, seed, together.SharedLoss())
+        return together.spread(part, processes, folder)
 
     processes, given = sharing(), {"model": settings.model, "training": _training(config, AFTER)}
     if processes > 1:
@@ -73,13 +67,12 @@ def base_model(settings: Settings, seed: int) -> Step:
     )  # fmt: skip
 
 
-def _base_part(settings: Settings, seed: int, folder: Path) -> dict:
-    """What :func:`base_model` computes, by one of several processes that share every batch."""
+def _train_base(settings: Settings, seed: int, objective, folder: Path) -> dict:
     data, config = corpus.prepare(settings), training_of(settings)
     model = new_model(settings, seed)
     metrics = train_and_test(
         folder, data, model, data.split("base"), config, seed=seed,
-        updates=config.base_updates, rate=config.base_rate, objective=together.SharedLoss(),
+        updates=config.base_updates, rate=config.base_rate, objective=objective,
     )  # fmt: skip
     write_bytes(folder / "model.pt", torch_bytes(model.state_dict()))
     return metrics
@@ -248,10 +241,13 @@ def first_pass(
     given = options | ({"target": config.target, "heard": config.heard} if split == TARGET else {})
 
     def compute(folder: Path) -> dict:
-        utterances, store = heard(settings, corpus.prepare(settings), split, seed)
-        model = load(settings, seed)
-        store = as_read(model, utterances, store)
-        found = embeddings.first_pass(model, store, utterances, folder, **options)
+        data, model = corpus.prepare(settings), load(settings, seed)
+        utterances, store = heard(settings, data, split, seed)
+        # where nothing is labelled yet, one of the pool shows what comes of an utterance
+        seen = heard(settings, data, "pool", seed)[0][:1] if utterances.empty else utterances
+        store = as_read(model, seen, store)
+        found = embeddings.first_pass(model, store, seen, folder, **options)
+        found = found.rows(slice(len(utterances)))
         found.save(folder / "candidates.npz")
         embeddings.remove_parts(folder)
         return {"utterances": len(found)}
@@ -412,9 +408,9 @@ def computing(settings: Settings, what: str, *which) -> Step:
     }[what](settings, *which)  # fmt: skip
 
 
-def all_scores(settings: Settings) -> dict[tuple, Path]:
-    """The folder of the pool's scores by every (strategy, seed), computed if it is missing, with
-    what they are made of: in one go, so that no core waits for the last base model."""
+def before_cells(settings: Settings) -> dict[tuple, Path]:
+    """The folders of what comes before cells, computed if missing, by what they are, which, and
+    seed: in one go, so that no core waits for the last base model."""
     batches = [name for name in settings.strategies if name in SELECTIONS]
     others = [name for name in settings.strategies if name not in SELECTIONS]
     whats = [("base model",), *(("first pass", split) for split in first_passes(settings))]
@@ -423,8 +419,12 @@ def all_scores(settings: Settings) -> dict[tuple, Path]:
     whats += [("scores", name) for name in [*costly_first(settings, others), *batches]]
     tasks = [(*what, seed) for what in whats for seed in range(settings.seeds)]
     folders = in_parallel(computing, settings, tasks, f"{settings.scenario}: models and scores")
-    found = zip(tasks, folders, strict=True)
-    return {task[1:]: folder for task, folder in found if task[0] == "scores"}
+    return dict(zip(tasks, folders, strict=True))
+
+
+def all_scores(settings: Settings) -> dict[tuple, Path]:
+    """The folder of the pool's scores by every (strategy, seed), computed if it is missing."""
+    return {task[1:]: x for task, x in before_cells(settings).items() if task[0] == "scores"}
 
 
 def check(settings: Settings) -> str:
@@ -444,11 +444,11 @@ COLUMNS = ("kind", "accent", "speaker", "snr_db", "duration", "text")  # of the 
 
 
 def score_table(settings: Settings) -> tuple[pd.DataFrame, list[Path]]:
-    """Every strategy's scores of the pool, a row a seed and utterance, and the folders that they
-    lie in."""
-    data, found = corpus.prepare(settings), all_scores(settings)
+    """Every strategy's scores of the pool, a row a seed and utterance, and the folders of all that
+    they are made of."""
+    data, found = corpus.prepare(settings), before_cells(settings)
     several, seeds = settings.strategies, range(settings.seeds)
-    by_seed = {s: [read_scores(found[name, s]) for name in several] for s in seeds}
+    by_seed = {s: [read_scores(found["scores", name, s]) for name in several] for s in seeds}
     about = dict.fromkeys((*COLUMNS, data.group))
     return tables.scores(data, about, by_seed), list(found.values())
 

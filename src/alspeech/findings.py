@@ -263,8 +263,10 @@ def runs() -> str:
         often = len(found["seeds"])
         if system == "_aloe":
             often = f"{found['config']['aloe']['runs']} runs"
-        # of all its steps, by the clock of the process that each ran in: a run may be done in parts
-        took = f"{found['process_seconds'] / 60:.0f} min"
+        # of its steps, by the clock of the process that each ran in: a run may be done in parts;
+        # records of before "steps" left out what cells and scores were made of
+        over = "" if "steps" in found else "over "
+        took = f"{over}{found['process_seconds'] / 60:.0f} min"
         links = [f"[{name}]({run}/{name})" for name in names.split()]
         figures = f" ([figures](../figures/{run}))" if (ROOT / "figures" / run).is_dir() else ""
         dirty = ", of a working tree with uncommitted changes" * found["uncommitted_changes"]

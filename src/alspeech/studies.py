@@ -30,6 +30,7 @@ from .speech import corpus
 from .tables import ALL_METRICS
 from .training import load_weights, train_and_test
 from .workshop.config import Settings
+from .workshop.errors import UserError
 from .workshop.provenance import publish
 from .workshop.steps import Step, in_parallel
 from .workshop.store import read_csv, torch_bytes, write_bytes, write_csv
@@ -48,7 +49,7 @@ def leg(settings: Settings, how: str, number: int, strategy: str, seed: int) -> 
     "batch": the first one queries it all. Folder: as :func:`experiment.base_model`'s, and
     ``queried.csv``.
     """
-    studies, config = settings.studies, settings.training
+    studies, config = settings.studies, experiment.training_of(settings)
     before = (
         leg(settings, how, number - 1, strategy, seed) if number > 1 else base_model(settings, seed)
     )
@@ -125,8 +126,17 @@ def row_of(folder: Path, **what) -> dict:
 
 
 def check(settings: Settings) -> str:
-    """:func:`experiment.check`, of what is tried here, too."""
-    also = settings.studies.longer + settings.studies.strategies
+    """:func:`experiment.check`, of what is tried here, too. Raises ``UserError`` where a length or
+    a method has nothing to be held against."""
+    studies, where = settings.studies, f"configs/{settings.preset}.yaml: studies"
+    longer = set(studies.longer) & set(settings.strategies)
+    if "random" not in longer:
+        raise UserError(f"{where}: longer: name random, which is also one of strategies: all else "
+                        "is held against it")  # fmt: skip
+    if 1 not in studies.factors:
+        raise UserError(f"{where}: factors: name 1.0: what is trained from scratch is held against "
+                        "what goes on for as many updates")  # fmt: skip
+    also = studies.longer + studies.strategies
     named = tuple(dict.fromkeys(settings.strategies + also))
     return experiment.check(replace(settings, strategies=named))
 
@@ -158,7 +168,8 @@ def run(settings: Settings) -> SimpleNamespace:
 
 
 def in_rounds(settings: Settings, strategies) -> tuple[pd.DataFrame, list[Path]]:
-    """A row a strategy, seed and way of querying, in the current scenario; and the folders."""
+    """A row a strategy, seed and way of querying, in the current scenario; and the folders of all
+    legs."""
     studies = settings.studies
     tasks = [
         (how, studies.rounds, strategy, seed)
@@ -166,9 +177,13 @@ def in_rounds(settings: Settings, strategies) -> tuple[pd.DataFrame, list[Path]]
         for seed in range(min(studies.seeds, settings.seeds))
     ]  # fmt: skip
     legs = in_parallel(leg, settings, tasks, "rounds")
+    earlier = [
+        leg(settings, how, number, *what).folder()
+        for how, count, *what in tasks for number in range(1, count)
+    ]  # fmt: skip
     rounds = pd.DataFrame([
         row_of(folder, scenario=settings.scenario, strategy=strategy, how=how, rounds=count,
              query_percent=studies.amount, seed=seed)
         for folder, (how, count, strategy, seed) in zip(legs, tasks, strict=True)
     ])  # fmt: skip
-    return rounds, legs
+    return rounds, [*earlier, *legs]

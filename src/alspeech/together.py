@@ -94,8 +94,9 @@ def _once(part, processes: int, folder: Path) -> tuple:
                     process.join()
         if codes - {None, 0, RAISED}:
             return True, None
-        first = min(Path(place).glob("said-*"), key=lambda path: path.stat().st_mtime_ns)
-        return False, pickle.loads(first.read_bytes())
+        told = sorted(Path(place).glob("said-*"), key=lambda path: path.stat().st_mtime_ns)
+        # one that could not even write down what it raised is as good as lost
+        return (False, pickle.loads(told[0].read_bytes())) if told else (True, None)
 
 
 def _one(rank: int, processes: int, part, folder: str, place: str, parent: int) -> None:

@@ -31,7 +31,7 @@ import torch
 from ..acquisition import posteriors
 from ..ctc import ctc_losses
 from ..decoding import n_best
-from ..experiment import base_model, new_model
+from ..experiment import base_model, new_model, training_of
 from ..speech import corpus
 from ..speech.text import unusable
 from ..training import fit
@@ -66,7 +66,7 @@ def fold_of(utt_id: str) -> int:
 def judged(settings: Settings, fold: int, texts: tuple, seed: int) -> Step:
     """One fold's transcripts (``texts`` as in :func:`labelled`), by a model that was trained on the
     others. Folder: ``judged.csv``, see :func:`suspicions`."""
-    config = settings.training
+    config = training_of(settings)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)

@@ -13,6 +13,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .. import experiment
@@ -105,12 +106,12 @@ def _shortlisted(settings: Settings, strategy: str, seed: int, model: Step, load
 
 
 def behind(first: pd.Series, full: pd.Series) -> pd.Series:
-    """Scores of all: those in ``full``, and behind them the others, in the order of ``first`` and
-    so scaled that none is above the least of these."""
+    """Scores of all: those in ``full``, and behind them the others, in the order of ``first``: as
+    they are where all are below the least of these, else so much lower."""
     rest = first.drop(full.index)
-    most = rest.max()
-    scaled = rest * min(1.0, full.min() / most) if most > 0 else rest
-    return pd.concat([full, scaled]).loc[first.index].rename(full.name).rename_axis("utt_id")
+    if rest.max() >= full.min():
+        rest = rest - rest.max() + np.nextafter(full.min(), -np.inf)
+    return pd.concat([full, rest]).loc[first.index].rename(full.name).rename_axis("utt_id")
 
 
 # ---------------------------------------------------------------- handed on

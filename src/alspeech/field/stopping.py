@@ -9,6 +9,7 @@ from, as they mostly do (Hestness et al. 2017): log WER = a + b log minutes.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..model import DeepSpeech2
 from ..speech import corpus
 from ..workshop.config import ROOT, Settings
 from ..workshop.steps import Step, in_parallel
-from ..workshop.store import read_csv, write_csv
+from ..workshop.store import plain, read_csv, write_csv
 
 MORE = 10.0  # minutes
 
@@ -164,11 +165,11 @@ class Curve:
 
 def curve(settings: Settings, learned: pd.DataFrame) -> Curve:
     """The rounds so far: rows of ``learned`` (of this corpus: ``minutes, model, alphabet`` …), as
-    far as their recognisers are still there and write this corpus's letters."""
+    far as their recognisers are still there, write this corpus's letters and are of the shape that
+    the settings ask for."""
     known = "".join(corpus.alphabet(settings).characters)
     there = [
-        row.alphabet == known and (ROOT / "build" / "cells" / row.model / "model.pt").exists()
-        for row in learned.itertuples()
+        row.alphabet == known and _is_as_asked(settings, row.model) for row in learned.itertuples()
     ]
     rounds = learned[there].sort_values("minutes", kind="stable", ignore_index=True)
     if rounds.empty:
@@ -179,3 +180,11 @@ def curve(settings: Settings, learned: pd.DataFrame) -> Curve:
     errors, words = np.stack([t["word_errors"] for t in tables]), tables[0]["words"].to_numpy()
     wer = 100 * errors.sum(axis=1) / words.sum()
     return Curve(rounds.assign(validation_wer=wer), errors, words)
+
+
+def _is_as_asked(settings: Settings, model: str) -> bool:
+    folder = ROOT / "build" / "cells" / model
+    if not (folder / "model.pt").exists():
+        return False
+    given = json.loads((folder / "config.json").read_text())["given"]
+    return given["model"] == plain(vars(settings.model))

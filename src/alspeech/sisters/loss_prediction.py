@@ -22,7 +22,7 @@ import torch
 from .. import tables
 from ..acquisition import check_strategies
 from ..devices import device
-from ..experiment import read_scores
+from ..experiment import read_scores, training_of
 from ..metrics import TARGETS
 from ..querying import ALL, BASE, costly_first, rank, score, score_options
 from ..selection import SELECTIONS
@@ -65,7 +65,9 @@ def joint_model(settings: Settings, variant: str, seed: int) -> Step:
     return Step(
         f"{variant}-seed{seed}", compute,
         after=(corpus.features(settings),),
-        given={"model": settings.model, "training": settings.training, "loss_prediction": kept},
+        given={
+            "model": settings.model, "training": training_of(settings), "loss_prediction": kept
+        },
     )  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def _train(
 ) -> dict:
     """Train a new ``model``, or else the joint model on, as the experiment does but with the joint
     loss, and keep the weights; says how many losses taught the predictor nothing."""
-    config = settings.training
+    config = training_of(settings)
     options = {"updates": config.base_updates, "rate": config.base_rate}
     if model is None:
         model = load_joint(settings, seed)
@@ -152,7 +154,7 @@ def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step
                 model, data.store, left, strategy, alphabet=data.alphabet, group=data.group,
                 **options,
             )  # fmt: skip
-            write_csv(folder / "scores.csv", scores.reset_index())
+            write_bytes(folder / "scores.csv", scores.to_csv().encode())  # every bit of them
         order = rank(read_scores(folder)).sort_values().index
         wanted = round(len(pool) * percent / 100)
         chosen += list(order[: max(1, wanted - len(chosen))])

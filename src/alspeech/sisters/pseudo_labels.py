@@ -175,8 +175,10 @@ def _train_and_test(
 
 
 def scores(settings: Settings, strategy: str, seed: int) -> Step:
-    """One strategy's scores of the pool by a seed's model after the warm-up."""
-    return pool_scores(settings, strategy, seed, warm_up(settings, seed), load_warm_up)
+    """One strategy's scores of the pool by a seed's model after the warm-up; a selection ranks as
+    many as are queried here."""
+    own = replace(settings, query_percents=settings.pseudo_labels.query_percents, query_seconds=())
+    return pool_scores(own, strategy, seed, warm_up(settings, seed), load_warm_up)
 
 
 def queried(settings: Settings, strategy: str, percent: float, seed: int) -> list[str]:
@@ -319,11 +321,18 @@ def differences(runs: pd.DataFrame, reference: pd.DataFrame, metric: str = "wer"
 
 
 def check_names(settings: Settings) -> None:
-    """Raise ``UserError`` for a method or a strategy that there is none of."""
+    """Raise ``UserError`` for a method or a strategy that there is none of, and for one without
+    pseudo-labels where there are no labelled steps."""
     config = settings.pseudo_labels
     for method in (*config.anchored, *config.free):
         one_of("method", method, recipes(config))
+    for method in config.free:
+        one_of("method without labelled steps", method, _unsupervised(config))
     check_strategies((*settings.strategies, *config.strategies), SELECTIONS)
+
+
+def _unsupervised(config: PseudoLabelConfig) -> list[str]:
+    return [name for name, recipe in recipes(config).items() if recipe != Recipe()]
 
 
 def check(settings: Settings) -> str:

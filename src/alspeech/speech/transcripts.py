@@ -156,10 +156,13 @@ def _label_studio(path: Path) -> Iterator[tuple[str, str, str]]:
                 result["value"]["text"] for one in done[-1:] for result in one["result"]
                 if "text" in result.get("value", {})
             ]  # fmt: skip
-        except (KeyError, TypeError, AttributeError):
+            texts = [text[-1] if isinstance(text, list) else text for text in texts]
+            if not all(isinstance(x, str) for x in (key, *texts)):
+                raise TypeError
+        except (KeyError, IndexError, TypeError, AttributeError):
             raise UserError(
                 f"{where}: not as Label Studio exports it (data: utt_id, annotations: result): "
                 "choose its format JSON"
             ) from None
         for text in texts:
-            yield where, key, text[-1] if isinstance(text, list) else text
+            yield where, key, text

@@ -65,6 +65,9 @@ def one_of(kind: str, name, known) -> None:
     raise UserError(f"unknown {kind} '{cut(name)}': choose one of {told}")
 
 
+HALVE = "end what else holds it; where it was a training, halve training: batch in the preset"
+
+
 def explain(error: Exception, log: Path) -> int:
     """Say in one line on standard error what happened and what to do; returns the exit code.
 
@@ -77,7 +80,7 @@ def explain(error: Exception, log: Path) -> int:
     elif isinstance(error, BrokenProcessPool):
         line, status = f"a worker process died (out of memory, or killed); {AGAIN}", 2
     elif type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported for it
-        line, status = f"{where}out of GPU memory: halve training: batch in the preset; {AGAIN}", 2
+        line, status = f"{where}out of GPU memory: {HALVE}; {AGAIN}", 2
     elif isinstance(error, OSError) and error.errno in FULL:
         line, status = f"{where}{error}: make room; {AGAIN}", 2
     else:

@@ -15,7 +15,7 @@ import torch
 
 from .config import ROOT, Settings, load_scenario
 from .processes import cores
-from .store import sweep, write_csv, write_json
+from .store import plain, sweep, write_csv, write_json
 
 
 def tidy(settings: Settings) -> None:
@@ -31,27 +31,33 @@ def publish(
     """Write ``results/<run>/<name>.csv`` for every table, and ``<record>.json``: what they came
     from, settings, scenarios, seeds, versions, hardware, times and commit. Returns the folder.
 
-    The record stays as it is where it is newer than all folders of ``steps`` that the tables are
-    made of. ``begun`` is the run's first reading of ``time.perf_counter``.
+    The record stays as it is where it is of the same settings and newer than all folders of
+    ``steps`` that the tables are made of. ``begun`` is the run's first reading of
+    ``time.perf_counter``.
     """
     output = ROOT / "results" / settings.run
     output.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         write_csv(output / f"{name}.csv", table)
     path, steps = output / f"{record}.json", set(steps)
-    if path.exists() and path.stat().st_mtime >= max(step.stat().st_mtime for step in steps):
-        return output
     config = asdict(settings)
     del config["drawn"]  # the current scenario's, of all that are listed
-    seconds = [json.loads((step / "metrics.json").read_text())["seconds"] for step in steps]
-    write_json(path, {
+    asked = plain({
         "run": settings.run,
         "config": {**config, "data": Path(settings.data).name},
         "scenarios": {name: asdict(load_scenario(name)) for name in settings.scenarios},
         "seeds": list(range(settings.seeds)),
+    })  # fmt: skip
+    if path.exists() and path.stat().st_mtime >= max(step.stat().st_mtime for step in steps):
+        before = json.loads(path.read_text())
+        if asked == {name: before.get(name) for name in asked}:
+            return output
+    seconds = [json.loads((step / "metrics.json").read_text())["seconds"] for step in steps]
+    write_json(path, {
+        **asked,
         "wall_seconds": round(time.perf_counter() - begun, 1),
-        "process_seconds": round(sum(seconds), 1),
-        "cells": len(steps),
+        "process_seconds": round(sum(seconds), 1),  # of every step, models and scores among them
+        "steps": len(steps),
         **surroundings(),
     })  # fmt: skip
     return output

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from . import engines
 from .config import ROOT, Settings
+from .errors import cut
 from .processes import end_with_parent, keep_freed_memory, use_device
 from .sources import code
 from .store import CHECKPOINT, fingerprint, intact, plain, stored, write_json
@@ -112,7 +113,8 @@ def _worker(make, settings: Settings, parent: int, unharmed: Set[Path], task: tu
         make(settings, *task).folder()
     except Exception as error:
         *what, seed = task
-        error.add_note(" ".join(map(str, [make.__name__.replace("_", " "), *what, "seed", seed])))
+        told = [make.__name__.replace("_", " "), *what, "seed", seed]
+        error.add_note(" ".join(map(cut, told)))
         raise
 
 

@@ -246,11 +246,12 @@ def write_csv(path: Path, frame) -> None:
 
 
 def read_csv(path: Path):
-    """A table with every bit of its numbers, and ids as they were written: "007", "NA"."""
+    """A table with every bit of its numbers, and ids (and alphabets) as they were written: "007",
+    "NA"."""
     import pandas as pd
 
-    options = {"dtype": {"utt_id": str}, "keep_default_na": False, "na_values": [""]}
-    return pd.read_csv(path, **options)
+    written = dict.fromkeys(("utt_id", "alphabet"), str)
+    return pd.read_csv(path, dtype=written, keep_default_na=False, na_values=[""])
 
 
 def torch_bytes(state: dict) -> bytes:
