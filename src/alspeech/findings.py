@@ -358,7 +358,12 @@ def speed() -> str:
         ]
         unit = row["unit"] if row["unit"].startswith(("ms", "CPU s", "MiB")) else ""
         shown.append([text, *values[:2], unit, values[2] and f"{values[2]} ×"])
-    return markdown(["", "ours", "theirs", "", "ratio"], shown)
+    where = json.loads((ROOT / "results" / "bench.json").read_text())["where"].values()
+    machines = dict.fromkeys(
+        f"{part['hardware']['processor']}, {part['finished'][:10]}" for part in where
+    )
+    measured = f"Measured on {listed(machines)}."
+    return "\n\n".join([measured, markdown(["", "ours", "theirs", "", "ratio"], shown)])
 
 
 def selecting() -> str:
