@@ -403,7 +403,7 @@ def own_modules(home, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def anew():
-        recognisers.forget()
+        recognisers._load.cache_clear()
         importlib.invalidate_caches()
         for name in ("theirs", "parts"):
             sys.modules.pop(name, None)

@@ -19,8 +19,9 @@ To add a selection: write it here, enter it in ``SELECTIONS``, and give it a lin
 ``METHOD_STYLE`` (workshop/styles.py), if it is to have its own.
 
 In rounds (studies.py) the candidates are what is left, and ``labelled`` is the base set with what
-has been bought. Equals go by their ids, in whatever batches they were scored: what is sorted is
-rounded before, by a stable sort.
+has been bought. Equals go by their ids. What greedy choices gain, and the aimed scores, count as
+equal if only rounding tells them apart, as it does in other batches; ``egl_per_second`` and
+``power_egl`` sort what they have.
 """
 
 from __future__ import annotations

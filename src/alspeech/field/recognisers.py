@@ -277,11 +277,6 @@ def _load(name: str, path: Path | None, _stamp, config: ModelConfig) -> Recognis
     return Recogniser(module.float(), symbols, features, config, name, facts).to(device())
 
 
-def forget() -> None:
-    """Load anew what is asked for next."""
-    _load.cache_clear()
-
-
 def _kinds(value) -> str:
     """What was returned, by its types."""
     if isinstance(value, tuple):
