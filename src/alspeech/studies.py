@@ -163,7 +163,8 @@ def run(settings: Settings) -> SimpleNamespace:
     ])  # fmt: skip
     rounds, legs = in_rounds(settings, studies.strategies)
     found = {"training": training, "rounds": rounds}
-    publish(settings, found, "provenance_studies", [*folders, *legs], begun)
+    few = replace(settings, seeds=len(seeds))
+    publish(few, found, "provenance_studies", [*folders, *legs], begun)
     return SimpleNamespace(**vars(done), **found)
 
 

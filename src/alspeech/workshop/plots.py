@@ -77,14 +77,14 @@ def _curves(ax: Axes, lines, metric: str, x="query_percent", apart=0.5, scale=1)
         bars.moved = offset  # a figure's text tells where they belong
 
 
-def _bound(ax: Axes, y: float, text: str, written: bool = True, va: str = "bottom") -> None:
-    """A dashed line, and what it is at its right end."""
-    ax.axhline(y, color="0.45", linestyle=(0, (6, 3)), linewidth=0.8, zorder=0, gid=text)
+def _bound(ax: Axes, y: float, text: str, written: bool = True, dashes=(6, 3), label=None) -> None:
+    """A dashed line, and what it is at its right end (or in the legend, as its ``label``)."""
+    ax.axhline(
+        y, color="0.45", linestyle=(0, dashes), linewidth=0.9, zorder=0, gid=text, label=label
+    )
     if written:
-        right = ax.get_xlim()[1]
-        ax.text(
-            right, y, f"{text} ", ha="right", va=va, fontsize=7, color="0.35", zorder=0
-        )  # fmt: skip
+        right = {"x": ax.get_xlim()[1], "ha": "right", "va": "bottom"}
+        ax.text(y=y, s=f"{text} ", fontsize=7, color="0.35", zorder=0, **right)
 
 
 def _corner(ax: Axes, rho: float) -> None:
@@ -106,10 +106,10 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     _curves(ax, lines, metric, x, 0.5 if percents else 0, 60 if short else 1)
     if percents:
         ax.set(xticks=sorted(places.unique()), xlim=(places.min() - 3, places.max() + 3))
-    ends = {"base": "base data alone", "all": "all of the pool"}
-    means = curves[curves["strategy"].isin(ends)].groupby("strategy")[metric].mean().sort_values()
-    for place, (strategy, y) in enumerate(means.items()):  # the lower one's name is below its line
-        _bound(ax, y, ends[strategy], va="bottom" if place else "top")
+    ends = {BASE: ("base data alone", (9, 3)), ALL: ("all of the pool", (2, 2))}
+    means = curves[curves["strategy"].isin(ends)].groupby("strategy")[metric].mean()
+    for strategy, y in means.items():  # told in the legend: beside the line a name hides curves
+        _bound(ax, y, ends[strategy][0], False, *ends[strategy][::-1])
     unit = "minutes" if short else "hours"
     xlabel = "pool queried (%)" if percents else f"audio queried ({unit})"
     ax.set(xlabel=xlabel, ylabel=METRIC_LABEL[metric])
