@@ -162,16 +162,16 @@ def plot_map(ax: Axes, table: pd.DataFrame, text: pd.DataFrame, limit: float = 1
 def plot_longer(ax: Axes, training: pd.DataFrame, metric: str = "macro_wer") -> Axes:
     """Error against the length of a training: mean and 95 % interval of each cell of training.csv;
     hollow: from scratch."""
-    colours = {"base": "0.45", "random": "#000000", "all": "#0072B2"}
+    ends = {BASE: ("base data alone", "0.65"), ALL: ("all of the pool", "0.35")}
     for strategy, rows in training.groupby("strategy", sort=False):
         for refit, part in rows.groupby("refit", sort=False):
             by = part.groupby("updates")[metric]
             mean, low, high = _means(by)
-            label = {"base": "base data alone", "all": "all of the pool"}.get(strategy, strategy)
+            label, colour = ends.get(strategy) or style_of(strategy)[:2]
             scratch = refit == "scratch"
             ax.errorbar(
-                list(by.groups), mean, [mean - low, high - mean], capsize=2, marker="o",
-                color=colours.get(strategy, "#D55E00"), linestyle="none" if scratch else "-",
+                list(by.groups), mean, [mean - low, high - mean], capsize=2, color=colour,
+                marker="s" if strategy in ends else "o", linestyle="none" if scratch else "-",
                 markerfacecolor="white" if scratch else None,
                 label=None if scratch else label, gid=f"{label}, from scratch" * scratch or None,
             )  # fmt: skip
