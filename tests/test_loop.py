@@ -130,6 +130,15 @@ def test_on_a_power_law_the_gain_is_the_difference():
     assert (foreseen["expected"], foreseen["came"]) == pytest.approx((came, came))
 
 
+def test_what_is_expected_to_do_harm_is_not_told_as_a_negative_good():
+    told = str(stopping.Gain(10, -1.25, -3.0, 0.5))
+    assert told == ("the next 10 min of transcripts are expected to add 1.2 points to the WER "
+                    "(95 % interval −3.0 to 0.5, of what is taken off)")  # fmt: skip
+    assert "take 2.0 points off the WER (95 % interval 1.0 to 3.0)" in str(
+        stopping.Gain(10, 2.0, 1.0, 3.0)
+    )
+
+
 def test_of_one_round_nothing_is_known_and_of_two_no_interval():
     words = np.array([4.0, 6.0])
     one = expected_gain([5], np.array([[2, 3]]), words)

@@ -13,11 +13,14 @@ import time
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import soundfile
 from conftest import EXECUTE, REPOSITORY, SHARED, alspeech
 
 from alspeech.speech.players import players
+from alspeech.workshop import notebooks
+from alspeech.workshop.config import load_settings
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PAPER = [path for number in "1234" for path in NOTEBOOKS if path.name.startswith(f"{number}_")]
@@ -164,6 +167,29 @@ def test_a_failing_notebook_is_one_line_with_notebook_cell_and_log(root, source,
     assert "bad.ipynb, cell 4" in message and reason in message and "bad.log" in message
     assert (root / "build" / "synthetic-tiny" / "bad.log").exists()
     assert not (root / "build" / "synthetic-tiny" / "bad.ipynb").exists()
+
+
+@pytest.mark.parametrize("said, tries", [
+    ("Kernel didn't respond in 60 seconds", 2), ("something else", 1),
+])  # fmt: skip
+def test_a_kernel_that_does_not_answer_is_started_once_more(tmp_path, monkeypatch, said, tries):
+    """Two that start at once have been seen to wait for each other; nothing was executed yet."""
+    path, asked = write_notebook(tmp_path / "x.ipynb"), []
+
+    def executed(source, output, *_, **__):
+        asked.append(source)
+        if len(asked) == 1:
+            raise RuntimeError(said)
+        output.write_text("done")
+
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(papermill, "execute_notebook", executed)
+    if tries == 2:
+        assert notebooks.execute(str(path), load_settings("laptop")).read_text() == "done"
+    else:
+        with pytest.raises(RuntimeError, match=said):
+            notebooks.execute(str(path), load_settings("laptop"))
+    assert len(asked) == tries
 
 
 def test_ctrl_c_ends_a_notebook_with_one_line_and_its_kernel_with_it(root):

@@ -90,6 +90,7 @@ def test_what_is_asked_for_has_no_transcript_and_is_paid_for(home):
     assert all(row["text"] == "" and isinstance(row["guess"], str) for row in rows)
     assert all(row["why"].split(":")[0] in ("long", "uncertain", "new") for row in rows)
     table = pd.read_csv(home / "build/jsonl-voices/to_transcribe.csv", keep_default_na=False)
+    assert set(table.pop("text")) == {""}  # to be filled in
     assert list(table["utt_id"]) == ids
     before = (home / "build/jsonl-voices/to_transcribe.jsonl").read_bytes()
     query(home, "--budget", "6s")
@@ -243,6 +244,7 @@ STUDIO = [{"data": {"utt_id": "a030"}, "annotations": [
     ("x.jsonl", '{"utt_id": "a030", "text": null}\n{"utt_id": "a031", "text": "no"}',
      {"a031": "no"}),  # skipped in the notebook
     ("x.csv", "utt_id,text\na030,yes\na030,yes\n", {"a030": "yes"}),
+    ("x.csv", "utt_id,text\na030,\na031,no\n", {"a031": "no"}),  # not typed yet
 ])  # fmt: skip
 def test_transcripts_are_read_in_every_format(home, monkeypatch, name, content, found):
     settings, rows = corpus_of(home, monkeypatch)

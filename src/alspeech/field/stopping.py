@@ -47,8 +47,11 @@ class Gain:
         told = f"95 % interval {low} to {high}"
         if math.isnan(self.low):
             told = "how sure that is will be known from the third recogniser on"
-        return (f"the next {self.more:g} min of transcripts are expected to take {points} "
-                f"points off the WER ({told})")  # fmt: skip
+        if self.points < 0:
+            points, told = points.lstrip("−"), f"{told}, of what is taken off"
+        how = ("add", "to") if self.points < 0 else ("take", "off")
+        return (f"the next {self.more:g} min of transcripts are expected to {how[0]} {points} "
+                f"points {how[1]} the WER ({told})")  # fmt: skip
 
     def verdict(self, worth: float) -> str:
         """Are they worth their price, ``worth`` points at least? *go on*, *stop* or *not

@@ -306,9 +306,17 @@ def keep_learned(settings: Settings, rows: pd.DataFrame) -> None:
 def keep(settings: Settings, file: str | Path) -> None:
     """Keep the transcripts of a file, all or none, see :func:`transcripts.bring`."""
     found = readers.read(settings.corpus, settings.data, settings.build.outside)
+    before = transcripts.typed(settings)
     new, every = transcripts.bring(settings, str(file), found.rows)
     corpus.corpus.cache_clear()  # it has these transcripts now
-    print(f"{new} new transcripts, {every} brought in all: {transcripts.kept(settings)}")
+    after = transcripts.typed(settings)
+    corrected = sum(before[utt_id] != after[utt_id] for utt_id in before)
+    told = f", {corrected} corrected" if corrected else ""
+    print(f"{new} new transcripts{told}, {every} brought in all: {transcripts.kept(settings)}")
+    there = set(corpus.prepare(settings).manifest["utt_id"])
+    lost = [utt_id for utt_id in after if utt_id not in there]
+    if lost:
+        print(f"{len(lost)} of all cannot be used, {cut(lost[0])} for one: make check says why")
 
 
 def learn(settings: Settings, file: str | Path = "") -> Curve | None:

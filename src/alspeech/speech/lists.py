@@ -47,6 +47,7 @@ def write_lists(folder: Path, rows: pd.DataFrame, format: str) -> list[Path]:
     paths = [folder / "to_transcribe.jsonl", folder / "to_transcribe.csv"]
     write_bytes(paths[0], _jsonl(map(_nemo, rows.to_dict("records"))))
     table = rows[[x for x in COLUMNS if x in rows]]
+    table.insert(3, "text", "")  # to be filled in
     write_bytes(paths[1], table.to_csv(index=False, lineterminator="\n").encode())
     return paths + (FORMATS[format](folder, rows) if format in FORMATS else [])
 

@@ -4,9 +4,9 @@
 
 A file is an export of Label Studio (.json), JSON lines with ``utt_id`` (or ``audio_filepath``) and
 ``text`` (null where somebody has skipped it), or a table (.csv, .tsv) with ``utt_id`` (or
-``file_name``) and ``text`` (or ``transcription``). All of it is taken, or nothing. They are kept in
-``data/transcripts``, apart from the recordings and from what ``make clean`` removes: somebody has
-typed them.
+``file_name``) and ``text`` (or ``transcription``; empty where nothing is typed yet). All of it is
+taken, or nothing. They are kept in ``data/transcripts``, apart from the recordings and from what
+``make clean`` removes: somebody has typed them.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def bring(settings: Settings, file: str, rows: pd.DataFrame) -> tuple[int, int]:
     Raises ``UserError``, and keeps nothing, for a file that cannot be read, an utterance that there
     is none of, one with two texts, an empty text, and where there is nothing new to keep.
     """
+    if not Path(file).is_file():
+        raise UserError(f"{cut_path(file)}: No such file: give the list of make query, filled in")
     known, before = set(rows["utt_id"]), typed(settings)
     # a file's name will do where it is one utterance's alone
     files = rows.set_index(rows["path"].map(os.path.basename))["utt_id"]
@@ -133,6 +135,8 @@ def _table(path: Path) -> Iterator[tuple[str, str, str]]:
                           strict=True)  # fmt: skip
     try:
         for row in rows:
+            if "" in (texts := [row[x] for x in TEXTS if x in row]) and not any(texts):
+                continue  # nothing typed there yet
             where = f"{cut_path(path)}:{rows.line_num}"
             yield where, *_pair(row, where)
     except csv.Error as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -42,10 +43,17 @@ def execute(notebook: str, settings: Settings) -> Path:
         parameters["target"] = settings.selection.target
     try:
         with _standard_error_to(log):
-            papermill.execute_notebook(
-                source, partial, parameters, kernel_name="python3", log_output=True, cwd=ROOT,
-                progress_bar=False,  # make runs two at a time
+            run = functools.partial(
+                papermill.execute_notebook, source, partial, parameters, kernel_name="python3",
+                log_output=True, cwd=ROOT, progress_bar=False,  # make runs two at a time
             )  # fmt: skip
+            try:
+                run()
+            except RuntimeError as error:
+                # two that start together may take one port; nothing was executed yet
+                if not str(error).startswith("Kernel didn't respond"):
+                    raise
+                run()
     except (PapermillExecutionError, DeadKernelError) as error:
         logging.exception("%s failed", source)
         cell, reason = _failure(partial, error)

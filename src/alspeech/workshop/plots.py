@@ -88,10 +88,10 @@ def _bound(ax: Axes, y: float, text: str, written: bool = True, dashes=(6, 3), l
 
 
 def _corner(ax: Axes, rho: float) -> None:
-    ax.text(
-        0.96, 0.04, f"Spearman ρ = {rho:.2f}", transform=ax.transAxes, ha="right", va="bottom",
-        fontsize=8, bbox={"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"},
-    )  # fmt: skip
+    y, va = (0.04, "bottom") if rho >= 0 else (0.96, "top")  # where fewer points are
+    box = {"facecolor": "white", "edgecolor": "0.8", "boxstyle": "round,pad=0.3"}
+    text = f"Spearman ρ = {rho:.2f}".replace("-", "−")
+    ax.text(0.96, y, text, transform=ax.transAxes, ha="right", va=va, fontsize=8, bbox=box)
 
 
 def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "query_percent") -> Axes:
