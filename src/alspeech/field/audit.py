@@ -127,6 +127,8 @@ def write(settings: Settings) -> tuple[pd.DataFrame, Path]:
         texts, wrong = swapped(settings)
     own = settings if settings.corpus in TRANSCRIBED else mine(settings)
     table = suspicious(own, texts)
+    if len(table) < own.query.enough:
+        print(f"{len(table)} transcripts are few to learn from: what follows may well be right")
     path = ROOT / "build" / settings.run / "suspicious.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, table[[name for name in COLUMNS if name in table]])

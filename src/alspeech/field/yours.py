@@ -199,7 +199,7 @@ def because(shares: pd.Series) -> str:
     """The strongest of :func:`reasons`, in words."""
     what = shares.idxmax()
     than = {"long": "longer", "uncertain": "less certain", "new": "less like what is transcribed"}
-    return f"{what}: {than[what]} than {100 * shares[what]:.0f} % of the pool"
+    return f"{what}: {than[what]} than {100 * shares[what]:.0f} % of the others"
 
 
 @torch.no_grad()

@@ -325,7 +325,7 @@ def _set_aside(rejected: list[tuple], more: list[tuple], looked_at: int) -> None
         _, reason, count, example = _tally("rejected", names)[0]
         raise UserError(
             f"{len(more)} of {looked_at} utterances cannot be used, most often for '{reason}' "
-            f"({count}; {cut(example)}): {REASONS[reason]}"
+            f"({count}; {cut(example.rstrip(': '))}): {REASONS[reason]}"
         )
 
 

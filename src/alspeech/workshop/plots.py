@@ -325,9 +325,9 @@ def plot_directions_error(ax: Axes, study: pd.DataFrame) -> Axes:
                     capsize=2)  # fmt: skip
         rho = spearman(part["score"], part["exact"])
         ax.annotate(f"{rho:.3f}", (R, high), (0, 4), textcoords="offset points", ha="center",
-                    fontsize=6, gid=f"ρ at {R}")  # fmt: skip
+                    fontsize=6, rotation=90, gid=f"ρ at {R}")  # fmt: skip
     ax.axhline(0, color="0.45", linewidth=0.8)
-    ax.margins(y=0.15)
+    ax.margins(x=0.1, y=0.25)
     ax.set(xlabel="directions R", ylabel="error of EGL (%)")
     return ax
 
