@@ -714,7 +714,8 @@ def test_a_method_without_a_style_has_one_of_its_own_and_a_place_in_figures():
         for x, p in (("base", 0), ("random", 10), ("mine", 10), ("all", 100)) for seed in range(2)
     ]  # fmt: skip
     ax = plots.plot_error_curve(plt.figure().subplots(), pd.DataFrame(rows), "wer")
-    assert ax.get_legend_handles_labels()[1] == ["random", "mine"]
+    ends = ["all of the pool", "base data alone"]
+    assert ax.get_legend_handles_labels()[1] == [*ends, "random", "mine"]
 
 
 def test_as_many_are_ranked_as_any_query_of_the_preset_can_buy():

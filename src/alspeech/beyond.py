@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 
 from . import experiment, studies, theory
+from .acquisition import check_strategies
 from .embeddings import Candidates, first_pass
 from .experiment import base_model, cell
 from .querying import ALL, BASE
-from .selection import choose, selection_options
+from .selection import SELECTIONS, choose, selection_options
 from .speech import corpus
 from .statistics import AREA, MARGIN, holm, judged, paired_difference
 from .workshop.config import Settings
@@ -220,6 +221,7 @@ def check(settings: Settings) -> str:
     """:func:`experiment.check`, of what is compared here. Raises ``UserError`` where there is
     nothing to compare."""
     named = settings.beyond.strategies
+    check_strategies(named, SELECTIONS)
     where = f"configs/{settings.preset}.yaml: beyond"
     if len(set(named) & set(LADDER)) < 2:
         raise UserError(f"{where}: strategies: name two at least of {', '.join(LADDER)}: each is "

@@ -52,10 +52,10 @@ def base_model(settings: Settings, seed: int) -> Step:
     start = [base_model(_started(settings), seed)] if settings.start else []
 
     def compute(folder: Path) -> dict:
-        return _train_base(settings, seed, None, folder)
+        return _train_base(settings, config, seed, None, folder)
 
     def shared(folder: Path) -> dict:  # by several processes, which share every batch
-        part = functools.partial(_train_base, settings, seed, together.SharedLoss())
+        part = functools.partial(_train_base, settings, config, seed, together.SharedLoss())
         return together.spread(part, processes, folder)
 
     processes, given = sharing(), {"model": settings.model, "training": _training(config, AFTER)}
@@ -67,9 +67,8 @@ def base_model(settings: Settings, seed: int) -> Step:
     )  # fmt: skip
 
 
-def _train_base(settings: Settings, seed: int, objective, folder: Path) -> dict:
-    data, config = corpus.prepare(settings), training_of(settings)
-    model = new_model(settings, seed)
+def _train_base(settings: Settings, config, seed: int, objective, folder: Path) -> dict:
+    data, model = corpus.prepare(settings), new_model(settings, seed)
     metrics = train_and_test(
         folder, data, model, data.split("base"), config, seed=seed,
         updates=config.base_updates, rate=config.base_rate, objective=objective,

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from . import experiment
+from .acquisition import check_strategies
 from .devices import device
 from .embeddings import first_pass
 from .experiment import base_model, cell
@@ -129,6 +130,8 @@ def check(settings: Settings) -> str:
     """:func:`experiment.check`, of what is tried here, too. Raises ``UserError`` where a length or
     a method has nothing to be held against."""
     studies, where = settings.studies, f"configs/{settings.preset}.yaml: studies"
+    also = studies.longer + studies.strategies
+    check_strategies(also, SELECTIONS)
     longer = set(studies.longer) & set(settings.strategies)
     if "random" not in longer:
         raise UserError(f"{where}: longer: name random, which is also one of strategies: all else "
@@ -136,7 +139,6 @@ def check(settings: Settings) -> str:
     if 1 not in studies.factors:
         raise UserError(f"{where}: factors: name 1.0: what is trained from scratch is held against "
                         "what goes on for as many updates")  # fmt: skip
-    also = studies.longer + studies.strategies
     named = tuple(dict.fromkeys(settings.strategies + also))
     return experiment.check(replace(settings, strategies=named))
 

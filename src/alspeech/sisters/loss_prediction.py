@@ -55,19 +55,18 @@ def joint_model(settings: Settings, variant: str, seed: int) -> Step:
     options = vars(_options(settings, variant))
     later = ("strategies", "rounds", "target", "variants")  # what is asked of a trained recogniser
     kept = {name: value for name, value in options.items() if name not in later}
+    config = training_of(settings)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
         torch.manual_seed(seed)  # initial weights
         model = _untrained(settings, variant)
-        return _train(folder, settings, data, data.split("base"), seed, model)
+        return _train(folder, settings, config, data, data.split("base"), seed, model)
 
     return Step(
         f"{variant}-seed{seed}", compute,
         after=(corpus.features(settings),),
-        given={
-            "model": settings.model, "training": training_of(settings), "loss_prediction": kept
-        },
+        given={"model": settings.model, "training": config, "loss_prediction": kept},
     )  # fmt: skip
 
 
@@ -113,11 +112,11 @@ def predicted(settings: Settings, variant: str, seed: int) -> Step:
 
 
 def _train(
-    folder: Path, settings: Settings, data: corpus.Corpus, train, seed: int, model=None
-) -> dict:
+    folder: Path, settings: Settings, config: TrainingConfig, data: corpus.Corpus, train, seed: int,
+    model=None,
+) -> dict:  # fmt: skip
     """Train a new ``model``, or else the joint model on, as the experiment does but with the joint
     loss, and keep the weights; says how many losses taught the predictor nothing."""
-    config = training_of(settings)
     options = {"updates": config.base_updates, "rate": config.base_rate}
     if model is None:
         model = load_joint(settings, seed)
@@ -142,7 +141,7 @@ def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step
         return joint_model(settings, "joint", seed)
     earlier = [0, *(p for p in settings.loss_prediction.rounds if p < percent)]
     before = round_(settings, strategy, earlier[-1], seed)
-    options = score_options(settings, strategy, seed)
+    options, config = score_options(settings, strategy, seed), training_of(settings)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
@@ -159,7 +158,7 @@ def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step
         wanted = round(len(pool) * percent / 100)
         chosen += list(order[: max(1, wanted - len(chosen))])
         write_csv(folder / "queried.csv", pd.DataFrame({"utt_id": chosen}))
-        return _train(folder, settings, data, data.labelled(chosen), seed)
+        return _train(folder, settings, config, data, data.labelled(chosen), seed)
 
     return Step(
         f"round-{strategy}-{percent:g}-seed{seed}", compute, after=(before,),
@@ -169,12 +168,13 @@ def round_(settings: Settings, strategy: str, percent: float, seed: int) -> Step
 
 def whole_pool(settings: Settings, seed: int) -> Step:
     """Train on from the joint model with every label of the pool. Folder: as the last round's."""
+    config = training_of(settings)
 
     def compute(folder: Path) -> dict:
         data = corpus.prepare(settings)
         pool = data.split("pool")
         write_csv(folder / "queried.csv", pool[["utt_id"]])
-        return _train(folder, settings, data, data.labelled(list(pool["utt_id"])), seed)
+        return _train(folder, settings, config, data, data.labelled(list(pool["utt_id"])), seed)
 
     return Step(f"round-{ALL}-seed{seed}", compute, after=(joint_model(settings, "joint", seed),))
 
