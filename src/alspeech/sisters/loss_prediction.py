@@ -29,7 +29,7 @@ from ..selection import SELECTIONS
 from ..speech import corpus
 from ..statistics import bounds, spearman
 from ..training import load_weights, train_and_test
-from ..workshop.config import LossPredictionConfig, Settings
+from ..workshop.config import LossPredictionConfig, Settings, TrainingConfig
 from ..workshop.provenance import publish, tidy
 from ..workshop.steps import Step, in_parallel
 from ..workshop.store import read_csv, torch_bytes, write_bytes, write_csv
