@@ -284,15 +284,18 @@ def told(settings: Settings) -> str:
         "memory": table["memory"].max(), "disk in all": table["disk in all"].sum(),
     }  # fmt: skip
     table = pd.concat([table, pd.DataFrame([total])])
+    scale, name = (1, "hours") if hours >= 1 else (60, "minutes")
+    table[["hours", "hours in all"]] *= scale
+    table.columns = [column.replace("hours", name) for column in table]
     lines = table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}")
     asked = len(settings.strategies) * len(amounts(settings))
     shared = cores() if not on_a_gpu() else 1  # without an engine one GPU is used
     where = f"this machine's {shared} core{'s' * (shared > 1)}" if not on_a_gpu() else "one GPU"
     return (
-        f"{lines}\nhours of {unit}; memory and disk in GiB, memory of one process\n"
+        f"{lines}\n{name} of {unit}; memory and disk in GiB, memory of one process\n"
         f"{unknown}{settings.corpus}: {known} utterances; "
         f"{len(grid(settings)) * len(settings.scenarios)} cells: {asked} queries and two ends, "
         f"{settings.seeds} seeds, {len(settings.scenarios)} scenarios\n"
-        f"{hours / shared:.3g} hours on {where}; with one for every task at "
-        f"once {longest:.3g} (measured in {time.perf_counter() - begun:.0f} s)"
+        f"{scale * hours / shared:.3g} {name} on {where}; with one for every task at "
+        f"once {scale * longest:.3g} (measured in {time.perf_counter() - begun:.0f} s)"
     )
