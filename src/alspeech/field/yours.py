@@ -136,10 +136,11 @@ def budget(text: str, seconds: pd.Series) -> tuple[float, bool]:
     if unit in UNITS:
         amount *= UNITS[unit]
         if not seconds.min() <= amount <= longest:
-            raise UserError(
-                f"budget {text}: the shortest utterance without a transcript takes "
-                f"{seconds.min():.2f} s, all of them {longest / 60:.1f} min: give a number between"
-            )
+            least, most = f"{seconds.min():.2f} s", f"{longest / 60:.1f} min"
+            if longest < 120:
+                most = f"{longest:.2f} s"
+            raise UserError(f"budget {text}: the shortest utterance without a transcript takes "
+                            f"{least}, all of them {most}: give a number between")  # fmt: skip
         return amount, True
     count = math.ceil(len(seconds) * amount / 100) if unit == "%" else amount
     if not 1 <= count <= len(seconds) or count != int(count):
