@@ -341,8 +341,8 @@ SPEED = {  # how rows of make bench begin, and what they are called
 }
 
 
-def _bench() -> list[dict]:
-    return json.loads((ROOT / "results" / "bench.json").read_text())["rows"]
+def _bench(what: str = "rows"):
+    return json.loads((ROOT / "results" / "bench.json").read_text())[what]
 
 
 def speed() -> str:
@@ -358,9 +358,9 @@ def speed() -> str:
         ]
         unit = row["unit"] if row["unit"].startswith(("ms", "CPU s", "MiB")) else ""
         shown.append([text, *values[:2], unit, values[2] and f"{values[2]} ×"])
-    where = json.loads((ROOT / "results" / "bench.json").read_text())["where"].values()
     machines = dict.fromkeys(
-        f"{part['hardware']['processor']}, {part['finished'][:10]}" for part in where
+        f"{part['hardware']['processor']}, {part['finished'][:10]}"
+        for part in _bench("where").values()
     )
     measured = f"Measured on {listed(machines)}."
     return "\n\n".join([measured, markdown(["", "ours", "theirs", "", "ratio"], shown)])

@@ -22,7 +22,7 @@ from .statistics import interval
 from .workshop import playable
 from .workshop.config import Settings
 from .workshop.plots import METRIC_LABEL
-from .workshop.styles import in_order, style_of
+from .workshop.styles import ENDS, in_order, style_of
 
 BATCH = 16  # utterances
 LEAST = 10  # utterances in a red circle: of fewer there are no shares to speak of
@@ -185,7 +185,6 @@ def error_curves(curves: pd.DataFrame) -> HTML:
         return {m: [_plain(float(v)) for v in interval(rows[m].dropna())] for m in metrics}
 
     queried = curves[curves["strategy"].isin(methods)]
-    ends = {BASE: "base data alone", ALL: "all of the pool"}
     data = {
         "seeds": int(curves["seed"].nunique()),
         "metrics": [{"name": name, "label": text} for name, text in metrics.items()],
@@ -204,7 +203,7 @@ def error_curves(curves: pd.DataFrame) -> HTML:
         ],
         "ends": [
             {"label": text, "errors": errors(curves[curves["strategy"] == name])}
-            for name, text in ends.items()
+            for name, text in ENDS.items()
         ],
     }  # fmt: skip
     return playable.figure("error_curves", "Error against what was labelled", data)

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from ..statistics import ALL, BASE, interval, spearman
 from .alternative import tell_in_notebooks
 from .store import write_bytes
-from .styles import METRIC_LABEL, MONITOR_LABEL, in_order, style_of
+from .styles import ENDS, METRIC_LABEL, MONITOR_LABEL, in_order, style_of
 
 MPLSTYLE = Path(__file__).with_name("alspeech.mplstyle")
 
@@ -106,10 +106,10 @@ def plot_error_curve(ax: Axes, curves: pd.DataFrame, metric: str, x: str = "quer
     _curves(ax, lines, metric, x, 0.5 if percents else 0, 60 if short else 1)
     if percents:
         ax.set(xticks=sorted(places.unique()), xlim=(places.min() - 3, places.max() + 3))
-    ends = {BASE: ("base data alone", (9, 3)), ALL: ("all of the pool", (2, 2))}
-    means = curves[curves["strategy"].isin(ends)].groupby("strategy")[metric].mean()
+    dashes = {BASE: (9, 3), ALL: (2, 2)}
+    means = curves[curves["strategy"].isin(ENDS)].groupby("strategy")[metric].mean()
     for strategy, y in means.items():  # told in the legend: beside the line a name hides curves
-        _bound(ax, y, ends[strategy][0], False, *ends[strategy][::-1])
+        _bound(ax, y, ENDS[strategy], False, dashes[strategy], ENDS[strategy])
     unit = "minutes" if short else "hours"
     xlabel = "pool queried (%)" if percents else f"audio queried ({unit})"
     ax.set(xlabel=xlabel, ylabel=METRIC_LABEL[metric])
@@ -162,7 +162,7 @@ def plot_map(ax: Axes, table: pd.DataFrame, text: pd.DataFrame, limit: float = 1
 def plot_longer(ax: Axes, training: pd.DataFrame, metric: str = "macro_wer") -> Axes:
     """Error against the length of a training: mean and 95 % interval of each cell of training.csv;
     hollow: from scratch."""
-    ends = {BASE: ("base data alone", "0.65"), ALL: ("all of the pool", "0.35")}
+    ends = {BASE: (ENDS[BASE], "0.65"), ALL: (ENDS[ALL], "0.35")}
     for strategy, rows in training.groupby("strategy", sort=False):
         for refit, part in rows.groupby("refit", sort=False):
             by = part.groupby("updates")[metric]
@@ -171,7 +171,7 @@ def plot_longer(ax: Axes, training: pd.DataFrame, metric: str = "macro_wer") -> 
             scratch = refit == "scratch"
             ax.errorbar(
                 list(by.groups), mean, [mean - low, high - mean], capsize=2, color=colour,
-                marker="s" if strategy in ends else "o", linestyle="none" if scratch else "-",
+                marker="s" if strategy in ENDS else "o", linestyle="none" if scratch else "-",
                 markerfacecolor="white" if scratch else None,
                 label=None if scratch else label, gid=f"{label}, from scratch" * scratch or None,
             )  # fmt: skip

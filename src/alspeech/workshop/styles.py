@@ -80,6 +80,9 @@ def in_order(methods) -> list[str]:
     return [*(x for x in METHOD_STYLE if x in there), *(x for x in there if x not in METHOD_STYLE)]
 
 
+# cells without a query, at the two ends of every curve
+ENDS = {"base": "base data alone", "all": "all of the pool"}
+
 METRIC_LABEL = {
     "ctc": "CTC loss (nats)",
     "cer": "CER (%)",
